@@ -1,0 +1,51 @@
+"""Digests of tensors, as trees.
+
+A tensor's digest is SHA-256 over the concatenated SHA-256 digests of its 1 MiB chunks, in order; its bytes
+are the C-order, little-endian bytes of its storage dtype. An empty tensor has no chunk. So a large tensor
+is hashed on all cores, and a range of it can be checked alone. Digests are lower-case hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+CHUNK_BYTES = 1 << 20
+_PARALLEL_FROM_BYTES = 4 * CHUNK_BYTES
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="flserve-hash")
+
+
+def _chunks(data: memoryview) -> Iterable[memoryview]:
+    return (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
+
+
+def _chunk_digest(chunk: memoryview) -> bytes:
+    return hashlib.sha256(chunk).digest()
+
+
+def tree_digests(buffers: Sequence[memoryview]) -> list[str]:
+    """Return the tree digest of each buffer.
+
+    Args:
+        buffers: Contiguous byte views (format `B`), one a tensor.
+
+    Returns:
+        One hex SHA-256 a buffer, in the same order.
+    """
+    spread = sum(len(buffer) for buffer in buffers) >= _PARALLEL_FROM_BYTES
+    chunks = [chunk for buffer in buffers for chunk in _chunks(buffer)]
+    leaves = iter(_pool().map(_chunk_digest, chunks) if spread else map(_chunk_digest, chunks))
+    digests = []
+    for buffer in buffers:
+        root = hashlib.sha256()
+        for _ in _chunks(buffer):
+            root.update(next(leaves))
+        digests.append(root.hexdigest())
+    return digests
