@@ -38,6 +38,10 @@ class Conflict(StoreError):
     """A write that would overwrite what is already there."""
 
 
+class CorruptBlob(StoreError):
+    """A stored blob whose content is no longer what its digest says."""
+
+
 class ConfigError(FlserveError):
     """A configuration that does not compose or asks for what does not exist."""
 
