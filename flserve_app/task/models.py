@@ -1,0 +1,162 @@
+"""The models that a name and a few arguments stand for.
+
+A name, arguments and a seed rebuild a model bit for bit (see `initial`), so arguments are plain integers and
+booleans with bounds: they may come from a config, a stored version or a recipe that was sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from flserve_app.artifact import Artifact
+from flserve_app.errors import TaskError
+from flserve_app.task.initial import draw_weights
+from flserve_app.task.state import to_artifact
+
+MAX_PARAMETERS = 1 << 31
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKind:
+    """One kind of model.
+
+    Attributes:
+        build: Takes `input_shape`, `classes` and the arguments; returns the module with any weights.
+        rank: Dimensions an input has without the batch; None takes any.
+        defaults: Every argument with its default; an argument has the type of its default.
+    """
+
+    build: Callable[..., nn.Module]
+    rank: int | None
+    defaults: Mapping[str, int | bool]
+
+
+def _mlp(*, input_shape: Shape, classes: int, hidden: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def _conv_block(channels_in: int, channels_out: int, norm: bool) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Conv2d(channels_in, channels_out, kernel_size=5, padding=2)]
+    if norm:
+        layers.append(nn.BatchNorm2d(channels_out))
+    return [*layers, nn.ReLU(), nn.MaxPool2d(2)]
+
+
+def _cnn(*, input_shape: Shape, classes: int, width: int, norm: bool) -> nn.Module:
+    """Two 5x5 convolutions and two linear layers (McMahan et al., arXiv:1602.05629, is width 32).
+
+    On 28x28 images, width 16 has 215,370 parameters and width 32 has 1,663,370.
+    """
+    channels, height, breadth = input_shape
+    hidden = width * width // 2
+    return nn.Sequential(
+        *_conv_block(channels, width, norm),
+        *_conv_block(width, 2 * width, norm),
+        nn.Flatten(),
+        nn.Linear(2 * width * (height // 4) * (breadth // 4), hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
+MODELS: Mapping[str, ModelKind] = MappingProxyType(
+    {
+        "mlp": ModelKind(build=_mlp, rank=None, defaults=MappingProxyType({"hidden": 64})),
+        "cnn": ModelKind(build=_cnn, rank=3, defaults=MappingProxyType({"width": 16, "norm": False})),
+    }
+)
+
+
+def build_model(name: str, *, input_shape: Shape, classes: int, seed: int, **arguments: int | bool) -> nn.Module:
+    """Return a model with its initial weights; a pure function of the arguments.
+
+    Args:
+        name: A key of `MODELS`.
+        input_shape: Shape of one input, without the batch dimension.
+        classes: Number of classes, which is the length of the output.
+        seed: Decides the initial weights.
+        arguments: Those of the model kind; what is left out has its default.
+
+    Raises:
+        TaskError: If the name or an argument is unknown, a value is out of its range, or the model is too big.
+    """
+    resolved = model_arguments(name, arguments)
+    kind = MODELS[name]
+    if kind.rank not in (None, len(input_shape)) or any(size < 1 for size in (*input_shape, classes)):
+        raise TaskError(f"model {name!r} cannot take inputs of shape {input_shape} to {classes} classes")
+    _check_size(name, kind, input_shape=input_shape, classes=classes, **resolved)
+    # Modules draw throw-away weights when they are made; the caller's stream is not to notice.
+    with torch.random.fork_rng(devices=[]):
+        model = kind.build(input_shape=input_shape, classes=classes, **resolved)
+    draw_weights(model, seed)
+    return model
+
+
+def model_arguments(name: str, arguments: Mapping[str, int | bool]) -> dict[str, int | bool]:
+    """Return all arguments of a model kind, with defaults where none are given.
+
+    Raises:
+        TaskError: If the name or an argument is unknown, or a value has the wrong type or is below 1.
+    """
+    if name not in MODELS:
+        raise TaskError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    defaults = MODELS[name].defaults
+    for key, value in arguments.items():
+        if key not in defaults:
+            raise TaskError(f"model {name!r} has no argument {key!r}; known: {', '.join(defaults)}")
+        if type(value) is not type(defaults[key]) or (not isinstance(value, bool) and value < 1):
+            expected = "true or false" if isinstance(defaults[key], bool) else "an integer of 1 or more"
+            raise TaskError(f"model {name!r}: {key} must be {expected}, found {value!r}")
+    return {**defaults, **arguments}
+
+
+def model_spec(
+    name: str,
+    *,
+    input_shape: Shape,
+    classes: tuple[str, ...],
+    preprocessing: Mapping[str, Any],
+    **arguments: int | bool,
+) -> dict[str, Any]:
+    """Return what it takes to serve a model, as JSON-able values.
+
+    Returns:
+        `model` and `arguments` (complete), `input` and `output` (name, dtype, shape with None for the batch),
+        `classes` (names, in the order of the output) and `preprocessing`.
+
+    Raises:
+        TaskError: As `model_arguments`.
+    """
+    return {
+        "model": name,
+        "arguments": model_arguments(name, arguments),
+        "input": [{"name": "input", "dtype": "float32", "shape": [None, *input_shape]}],
+        "output": [{"name": "logits", "dtype": "float32", "shape": [None, len(classes)]}],
+        "classes": list(classes),
+        "preprocessing": dict(preprocessing),
+    }
+
+
+def initial_artifact(model: nn.Module) -> Artifact:
+    """Return the model's state, as it is published as `v0` when it comes from `build_model`."""
+    return to_artifact(model)
+
+
+def _check_size(name: str, kind: ModelKind, **arguments: Any) -> None:
+    """Count the parameters on the meta device, which allocates nothing."""
+    try:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in kind.build(**arguments).parameters())
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise TaskError(f"model {name!r} cannot be built with {arguments}: {error}") from error
+    if parameters > MAX_PARAMETERS:
+        raise TaskError(f"model {name!r} would have {parameters} parameters, at most {MAX_PARAMETERS} are allowed")
