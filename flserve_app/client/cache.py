@@ -1,0 +1,104 @@
+"""Held versions on disk: one directory that the clients of a machine may share.
+
+Layout: `blobs/<digest>/payload` is a full payload of the artifact, `blobs/<digest>/by/<client>` marks who
+needs it, `clients/<client>/<model key>.json` is that client's reference. Rules:
+- A blob is stored once, however many clients hold it; a client sees only what its own reference names.
+- Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock.
+- Nothing read is trusted: a payload is decoded and verified, and what does not verify is as good as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import final
+
+from filelock import FileLock, Timeout
+
+from flserve_app.artifact import Artifact
+from flserve_app.client.files import write_atomically
+from flserve_app.client.reference import Reference, parse_reference
+from flserve_app.codec import decode, encode
+from flserve_app.errors import FlserveError, StoreError
+
+LOCK_SECONDS = 60.0
+
+
+@final
+class CacheDirectory:
+    """The part of a cache directory that one client uses.
+
+    Args:
+        root: The directory; made when first written to.
+        client: The client's identity, which is also a file name.
+    """
+
+    def __init__(self, root: Path, client: str) -> None:
+        self.root = root
+        self._client = client
+
+    def references(self) -> tuple[Reference, ...]:
+        """Return what this client holds, a reference a model; unreadable ones are left out."""
+        found = []
+        for path in sorted((self.root / "clients" / self._client).glob("*.json")):
+            try:
+                found.append(parse_reference(path.read_text(encoding="utf-8")))
+            except (OSError, UnicodeDecodeError, StoreError):
+                continue
+        return tuple(reference for reference in found if self._payload(reference.digest).exists())
+
+    def load(self, digest: str) -> Artifact | None:
+        """Return a held artifact, verified; None if it is gone or damaged."""
+        try:
+            return decode(self._payload(digest).read_bytes())
+        except (OSError, FlserveError):
+            return None
+
+    def install(self, reference: Reference, artifact: Artifact) -> None:
+        """Keep an artifact and make it the one this client holds of the model.
+
+        Raises:
+            OSError: If the directory cannot be written.
+            StoreError: If another client keeps the directory locked.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        pointer = self._pointer(reference.model)
+        try:
+            with FileLock(self.root / "lock", timeout=LOCK_SECONDS):
+                before = self._digest_at(pointer)
+                self._keep(reference.digest, artifact)
+                write_atomically(pointer, reference.to_json().encode())
+                if before not in (None, reference.digest):
+                    self._release(str(before))
+        except Timeout as error:
+            raise StoreError(f"cache {self.root} stayed locked for {LOCK_SECONDS:.0f} s") from error
+
+    def _keep(self, digest: str, artifact: Artifact) -> None:
+        payload = self._payload(digest)
+        if not payload.exists():
+            write_atomically(payload, encode(artifact, codec="full"))
+        mark = payload.parent / "by" / self._client
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def _release(self, digest: str) -> None:
+        if any(reference.digest == digest for reference in self.references()):
+            return
+        blob = self._payload(digest).parent
+        (blob / "by" / self._client).unlink(missing_ok=True)
+        if blob.exists() and not any((blob / "by").glob("*")):
+            shutil.rmtree(blob)
+
+    def _digest_at(self, pointer: Path) -> str | None:
+        try:
+            return parse_reference(pointer.read_text(encoding="utf-8")).digest
+        except (OSError, UnicodeDecodeError, StoreError):
+            return None
+
+    def _payload(self, digest: str) -> Path:
+        return self.root / "blobs" / digest / "payload"
+
+    def _pointer(self, model: str) -> Path:
+        key = hashlib.sha256(model.encode()).hexdigest()[:16]
+        return self.root / "clients" / self._client / f"{key}.json"

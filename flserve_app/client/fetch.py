@@ -1,0 +1,123 @@
+"""A client's side of one delivery: fetch, verify, install; then send back what changed.
+
+Rules:
+- The order is decode, verify, install, use. What does not verify is never installed, and the version held
+  before stays.
+- Whatever keeps a client from holding the target becomes a `Refusal` with its reason; the server then sends
+  a full payload in the same round.
+- An update is encoded relative to the artifact of this delivery, never to something newer or older.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from flserve_app.artifact import Artifact
+from flserve_app.client.held import Held
+from flserve_app.client.records import to_artifact, to_record
+from flserve_app.client.reference import Reference
+from flserve_app.client.wire import Answer, Delivery, payload_array, put_answer
+from flserve_app.codec import decode, encode, inspect
+from flserve_app.errors import ArtifactError, CodecError, DeliveryError, FlserveError
+
+
+class Refusal(DeliveryError):
+    """A delivery this client cannot follow; the message is the reason it answers with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A version that is verified, installed and ready to use.
+
+    Attributes:
+        delivery: What the server asked for.
+        artifact: The target, bit for bit.
+        seconds: Time the fetch took.
+    """
+
+    delivery: Delivery
+    artifact: Artifact
+    seconds: float
+
+
+def fetch(delivery: Delivery, held: Held) -> Fetched:
+    """Bring a client to the delivery's target.
+
+    Raises:
+        Refusal: If it cannot be brought there with what was sent.
+    """
+    started = time.perf_counter()
+    try:
+        artifact = _target(delivery, held)
+    except FlserveError as error:
+        raise Refusal(str(error)) from error
+    if artifact.digest != delivery.target:
+        raise Refusal(f"payload leads to {artifact.digest[:12]}, the delivery names {delivery.target[:12]}")
+    held.install(Reference(model=delivery.model, version=delivery.version, digest=delivery.target), artifact)
+    return Fetched(delivery=delivery, artifact=artifact, seconds=time.perf_counter() - started)
+
+
+def _target(delivery: Delivery, held: Held) -> Artifact:
+    if delivery.payload is None:
+        return _held_or_refuse(held, delivery.target, "the version it is said to hold")
+    payload = delivery.payload.data
+    base = inspect(payload).base
+    return decode(payload, None if base is None else _held_or_refuse(held, base, "the payload's base"))
+
+
+def _held_or_refuse(held: Held, digest: str, role: str) -> Artifact:
+    artifact = held.load(digest)
+    if artifact is None:
+        raise Refusal(f"{held.identity} does not hold {digest[:12]}, {role}")
+    return artifact
+
+
+def with_arrays(content: RecordDict, fetched: Fetched) -> RecordDict:
+    """Return the content the app's handler gets: its own records, and the version as an ArrayRecord."""
+    return RecordDict({fetched.delivery.arrays: to_record(fetched.artifact), **content})
+
+
+def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train_seconds: float) -> Message:
+    """Replace the ArrayRecord of an app's reply by an update relative to the fetched version.
+
+    A reply without exactly one ArrayRecord, or with arrays no artifact can hold, keeps them as they are.
+    """
+    started = time.perf_counter()
+    content = RecordDict(dict(reply.content))
+    update, key = _update(content, fetched)
+    if update is not None:
+        del content[key]
+    put_answer(
+        content,
+        Answer(
+            status="ok",
+            identity=held.identity,
+            partitions=partitions,
+            held=held.digests(),
+            base=fetched.delivery.target,
+            arrays=key,
+            payload=None if update is None else payload_array(update),
+            fetch_seconds=fetched.seconds,
+            train_seconds=train_seconds,
+            encode_seconds=time.perf_counter() - started,
+        ),
+    )
+    reply.content = content
+    return reply
+
+
+def _update(content: RecordDict, fetched: Fetched) -> tuple[bytes | None, str]:
+    records = content.array_records
+    if len(records) != 1:
+        return None, ""
+    key, record = next(iter(records.items()))
+    if not isinstance(record, ArrayRecord):
+        return None, ""
+    try:
+        trained = to_artifact(record, like=fetched.artifact)
+        return encode(trained, fetched.artifact, fetched.delivery.uplink), key
+    except (ArtifactError, CodecError):
+        return None, ""

@@ -1,0 +1,117 @@
+"""What one client holds, wherever it is kept.
+
+Rules:
+- Small models (`STATE_BYTES`) of a node without a cache directory, and all models where no directory can be
+  written, are kept in `context.state`, which Flower carries from message to message within a run.
+- All others are kept in a cache directory, and `context.state` carries the reference: the node's
+  `cache-dir` (then they survive runs and restarts), `FLSERVE_CACHE_DIR`, a directory of the run under the
+  system's temporary directory for nodes that have a `partition-id` (as all simulated ones do), or the
+  user's cache directory.
+- A server never names a path.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from logging import WARNING
+from pathlib import Path
+from typing import final
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.common.logger import log
+
+from flserve_app.artifact import Artifact
+from flserve_app.client.cache import CacheDirectory
+from flserve_app.client.identity import identity
+from flserve_app.client.reference import Reference, parse_reference
+from flserve_app.client.wire import payload_array
+from flserve_app.codec import decode, encode
+from flserve_app.errors import FlserveError, StoreError
+
+STATE_BYTES = 1 << 20
+_REFERENCES = "flserve.held"
+_ARRAYS = "flserve.arrays"
+
+
+@final
+class Held:
+    """The versions a client holds, one a model.
+
+    Args:
+        context: The context of the message at hand; its `state` is read and written.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._state: RecordDict = context.state
+        directory, self._lasting = cache_directory(context.node_config, context.run_id, context.node_id)
+        self.identity = _identity(context, directory if self._lasting else None)
+        self._cache = CacheDirectory(directory, self.identity)
+
+    def references(self) -> tuple[Reference, ...]:
+        """Return what the client says it holds, a reference a model."""
+        record = self._state.get(_REFERENCES)
+        if isinstance(record, ConfigRecord):
+            return tuple(parse_reference(str(line)) for line in record.values())
+        return self._cache.references() if self._lasting else ()
+
+    def digests(self) -> tuple[str, ...]:
+        """Return the hex digests of all held artifacts."""
+        return tuple(dict.fromkeys(reference.digest for reference in self.references()))
+
+    def load(self, digest: str) -> Artifact | None:
+        """Return a held artifact, verified; None if this client does not hold it or it is damaged."""
+        if digest not in self.digests():
+            return None
+        arrays = self._state.get(_ARRAYS)
+        if isinstance(arrays, ArrayRecord) and digest in arrays:
+            try:
+                return decode(arrays[digest].data)
+            except FlserveError:
+                return None
+        return self._cache.load(digest)
+
+    def install(self, reference: Reference, artifact: Artifact) -> None:
+        """Make an artifact the version this client holds of a model."""
+        if (self._lasting or artifact.nbytes > STATE_BYTES) and self._install_on_disk(reference, artifact):
+            self._refer(reference, None)
+        else:
+            self._refer(reference, artifact)
+
+    def _install_on_disk(self, reference: Reference, artifact: Artifact) -> bool:
+        try:
+            self._cache.install(reference, artifact)
+        except (OSError, StoreError) as error:
+            log(WARNING, "flserve: %s keeps its version in memory, the cache cannot be written: %s", self.identity, error)
+            return False
+        return True
+
+    def _refer(self, reference: Reference, artifact: Artifact | None) -> None:
+        references = {found.model: found for found in self.references()} | {reference.model: reference}
+        self._state[_REFERENCES] = ConfigRecord({model: found.to_json() for model, found in references.items()})
+        arrays = self._state.get(_ARRAYS, ArrayRecord())
+        needed = {found.digest for found in references.values()}
+        kept = {digest: array for digest, array in arrays.items() if digest in needed}
+        if artifact is not None:
+            kept[reference.digest] = payload_array(encode(artifact, codec="full"))
+        self._state[_ARRAYS] = ArrayRecord(kept)
+
+
+def cache_directory(node_config: Mapping[str, object], run_id: int, node_id: int) -> tuple[Path, bool]:
+    """Return the node's cache directory, and whether it outlives the run."""
+    if configured := str(node_config.get("cache-dir", "") or os.environ.get("FLSERVE_CACHE_DIR", "")):
+        return Path(configured).expanduser().absolute(), True
+    if "partition-id" in node_config:
+        owner = os.getuid() if hasattr(os, "getuid") else 0
+        return Path(tempfile.gettempdir()) / f"flserve-{owner}" / f"run-{run_id}", False
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return home / "flserve" / f"node-{node_id}", True
+
+
+def _identity(context: Context, directory: Path | None) -> str:
+    try:
+        return identity(context.node_config, directory, context.node_id)
+    except StoreError as error:
+        log(WARNING, "flserve: %s", error)
+        return identity(context.node_config, None, context.node_id)

@@ -1,0 +1,47 @@
+"""Who a client is, for as long as its data stays where it is.
+
+A node's `partition-id` names it (every simulated node has one, and a SuperNode may be given one);
+otherwise a random id is made once and kept in the client's cache directory, so that it survives restarts.
+Flower's own node id does not serve: it is random in each simulated run.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from flserve_app.client.files import write_atomically
+from flserve_app.errors import StoreError
+
+_VALID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def identity(node_config: Mapping[str, object], directory: Path | None, node_id: int) -> str:
+    """Return the client's stable name.
+
+    Args:
+        node_config: The node's configuration; `partition-id` is used if it is there.
+        directory: The client's cache directory, or None if it has none.
+        node_id: Flower's id of the node: the last resort, good for one run of the node.
+    """
+    partition = node_config.get("partition-id")
+    if partition is not None and _VALID.fullmatch(str(partition)):
+        return f"partition-{partition}"
+    if directory is None:
+        return f"node-{node_id}"
+    return _kept(directory / "identity")
+
+
+def _kept(path: Path) -> str:
+    try:
+        if path.exists():
+            found = path.read_text(encoding="utf-8").strip()
+            if _VALID.fullmatch(found):
+                return found
+        made = f"client-{secrets.token_hex(8)}"
+        write_atomically(path, made.encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"client identity at {path} cannot be read or kept: {error}") from error
+    return made

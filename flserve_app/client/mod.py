@@ -1,0 +1,80 @@
+"""`versioned_mod`: version-aware delivery for any ClientApp, its handlers unchanged.
+
+`ClientApp(mods=[versioned_mod])` is all a client needs. Put it first: mods after it, and the handlers, see
+plain messages with full ArrayRecords, as without flserve. A message that carries no delivery passes as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from flwr.app import Context, Message, RecordDict
+
+from flserve_app.client.fetch import Fetched, Refusal, fetch, seal, with_arrays
+from flserve_app.client.held import Held
+from flserve_app.client.wire import RECORD, Answer, Status, put_answer, take_delivery
+from flserve_app.errors import DeliveryError
+
+Handler = Callable[[Message, Context], Message]
+
+
+def versioned_mod(message: Message, context: Context, call_next: Handler) -> Message:
+    """Fetch what the server delivers, call the app, and send its update back relative to what was fetched.
+
+    Args:
+        message: The server's message.
+        context: The client's context; its `state` keeps the held version or the reference to it.
+        call_next: The rest of the app.
+
+    Returns:
+        The app's reply with its arrays encoded, or a refusal that makes the server send a full artifact.
+    """
+    if not message.has_content() or RECORD not in message.content:
+        return call_next(message, context)
+    held = Held(context)
+    content = RecordDict(dict(message.content))
+    try:
+        delivery = take_delivery(content)
+        if delivery is None or delivery.action == "hello":
+            return _reply(message, context, held, "hello")
+        fetched = fetch(delivery, held)
+    except (Refusal, DeliveryError) as refusal:
+        return _reply(message, context, held, "nack", str(refusal))
+    return _handle(message, context, call_next, content, fetched, held)
+
+
+def _handle(
+    message: Message, context: Context, call_next: Handler, content: RecordDict, fetched: Fetched, held: Held
+) -> Message:
+    message.content = with_arrays(content, fetched)
+    started = time.perf_counter()
+    reply = call_next(message, context)
+    seconds = time.perf_counter() - started
+    if not isinstance(reply, Message):
+        raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
+    if reply.has_error():
+        return reply
+    return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
+
+
+def _reply(message: Message, context: Context, held: Held, status: Status, reason: str = "") -> Message:
+    content = RecordDict()
+    put_answer(
+        content,
+        Answer(
+            status=status,
+            identity=held.identity,
+            partitions=_partitions(context),
+            held=held.digests(),
+            reason=" ".join(reason.split()),
+        ),
+    )
+    return Message(content, reply_to=message)
+
+
+def _partitions(context: Context) -> int:
+    number = context.node_config.get("num-partitions", 0)
+    return number if isinstance(number, int) else 0
+
+

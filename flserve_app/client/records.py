@@ -1,0 +1,90 @@
+"""Flower's ArrayRecord to artifact and back.
+
+Arrays of `numpy.ndarray` serialisation are read without copying: an Array's bytes never change, so the
+artifact may look at them in place. bfloat16, which Flower's Array cannot carry, is float32 in a record and
+bfloat16 in an artifact; the artifact a record is read `like` says which tensors that holds for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+from flserve_app.artifact import Artifact, TensorSpec, bfloat16, byte_view
+from flserve_app.errors import ArtifactError
+
+NUMPY_STYPE = "numpy.ndarray"
+
+NDArray = np.ndarray[Any, np.dtype[Any]]
+
+
+def to_record(artifact: Artifact) -> ArrayRecord:
+    """Return the artifact as the ArrayRecord an app works with: numpy arrays under their names, in order."""
+    return ArrayRecord(
+        {name: _to_array(artifact[name], bfloat=spec.dtype == "bfloat16") for name, spec in artifact.specs.items()}
+    )
+
+
+def to_artifact(record: ArrayRecord, like: Artifact | None = None) -> Artifact:
+    """Return the tensors of a record as an artifact.
+
+    Args:
+        record: Arrays of any numpy dtype an artifact may hold.
+        like: Where a tensor of the same name and shape is bfloat16 here and the record has float32 values
+            that are all bfloat16 values, the artifact has bfloat16 too. Nothing is ever rounded.
+
+    Raises:
+        ArtifactError: If an array is not numpy-serialised, is malformed, or has a dtype no artifact holds.
+    """
+    specs: Mapping[str, TensorSpec] = like.specs if like is not None else {}
+    tensors: dict[str, NDArray] = {}
+    dtypes: dict[str, str] = {}
+    for name, array in record.items():
+        value = read_array(name, array)
+        spec = specs.get(name)
+        if (
+            spec is not None
+            and spec.dtype == "bfloat16"
+            and spec.shape == value.shape
+            and value.dtype == np.float32
+            and bfloat16.is_exact(value)
+        ):
+            value = bfloat16.narrow(value)
+            dtypes[name] = "bfloat16"
+        tensors[name] = value
+    return Artifact(tensors, dtypes=dtypes)
+
+
+def read_array(name: str, array: Array) -> NDArray:
+    """Return a read-only view of an Array's numpy data (any dtype, any byte order).
+
+    Raises:
+        ArtifactError: If it is not a well-formed .npy stream of a plain dtype.
+    """
+    if array.stype != NUMPY_STYPE:
+        raise ArtifactError(f"array {name!r}: serialised as {array.stype!r}, expected {NUMPY_STYPE!r}")
+    head = BytesIO(array.data[:65536])
+    try:
+        version = np.lib.format.read_magic(head)
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read_header(head)
+        if dtype.hasobject:
+            raise ArtifactError(f"array {name!r}: object arrays are not allowed")
+        flat = np.frombuffer(array.data, dtype=dtype, offset=head.tell())
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except ValueError as error:
+        raise ArtifactError(f"array {name!r}: not a well-formed .npy stream ({error})") from error
+
+
+def _to_array(tensor: NDArray, *, bfloat: bool) -> Array:
+    values = bfloat16.widen(tensor) if bfloat else tensor
+    head = BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))  # type: ignore[no-untyped-call]
+    data = b"".join((head.getvalue(), byte_view(values)))
+    return Array(str(values.dtype), tuple(values.shape), NUMPY_STYPE, data)

@@ -1,0 +1,48 @@
+"""One client's reference to one held version, as a value and as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from flserve_app.errors import StoreError
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What a client holds of a model.
+
+    Attributes:
+        model: Name the version was published under.
+        version: Its number; -1 for an artifact that was never published.
+        digest: Hex digest of its artifact.
+    """
+
+    model: str
+    version: int
+    digest: str
+
+    def to_json(self) -> str:
+        """Return the reference as one line of JSON."""
+        return json.dumps({"model": self.model, "version": self.version, "digest": self.digest})
+
+
+def parse_reference(text: str) -> Reference:
+    """Read what `Reference.to_json` wrote.
+
+    Raises:
+        StoreError: If it is something else.
+    """
+    try:
+        found = json.loads(text)
+        reference = Reference(
+            model=str(found["model"]), version=int(found["version"]), digest=str(found["digest"])
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"a held version's reference is malformed: {text[:80]!r}") from error
+    if not _DIGEST.fullmatch(reference.digest):
+        raise StoreError(f"a held version's reference names {reference.digest[:80]!r}, expected a hex SHA-256")
+    return reference

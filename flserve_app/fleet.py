@@ -1,0 +1,90 @@
+"""What the server knows of its clients: values and pure updates, no IO, no clock.
+
+Rules:
+- A client is reached at a node and named by its identity; nodes come and go, the identity stays.
+- *Held* advances only on the client's own verified word, and is what the next payload may be relative to.
+- The order of clients is that of their identities, numbers by value (`partition-2` before `partition-10`):
+  node ids are random in every run, so nothing that must repeat may depend on them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import final
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """One client as the server knows it.
+
+    Attributes:
+        node_id: Flower's id of the node it is reached at.
+        identity: Its stable name; `node-<id>` for a client that has not said one.
+        versioned: Whether it speaks the delivery protocol; if not, it gets plain arrays.
+        held: Hex digests of the artifacts it said it holds.
+        version: Number of the newest version it worked with; None before the first.
+        last_round: Round of its last answer.
+    """
+
+    node_id: int
+    identity: str
+    versioned: bool = True
+    held: tuple[str, ...] = ()
+    version: int | None = None
+    last_round: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All clients, by node id."""
+
+    clients: Mapping[int, Client] = MappingProxyType({})
+
+    def unknown(self, node_ids: Iterable[int]) -> list[int]:
+        """Return the nodes that have not been heard of, in the given order."""
+        return [node_id for node_id in node_ids if node_id not in self.clients]
+
+    def put(self, *clients: Client) -> Fleet:
+        """Return the fleet with these clients added or replaced."""
+        return Fleet(MappingProxyType({**self.clients, **{client.node_id: client for client in clients}}))
+
+    def heard(
+        self, node_id: int, *, identity: str, held: tuple[str, ...], version: int | None, server_round: int
+    ) -> Fleet:
+        """Return the fleet after a client's answer: who it is, what it holds, what it worked with."""
+        known = self.clients.get(node_id, Client(node_id=node_id, identity=identity))
+        return self.put(
+            replace(
+                known,
+                identity=identity,
+                versioned=True,
+                held=held,
+                version=known.version if version is None else version,
+                last_round=server_round,
+            )
+        )
+
+    def get(self, node_id: int) -> Client:
+        """Return the client at a node; one that is not known yet holds nothing."""
+        return self.clients.get(node_id) or Client(node_id=node_id, identity=f"node-{node_id}")
+
+    def order(self, node_ids: Iterable[int]) -> list[int]:
+        """Return nodes in the order of their clients' identities."""
+        return sorted(node_ids, key=lambda node_id: (natural(self.get(node_id).identity), node_id))
+
+    def by_version(self) -> dict[int, int]:
+        """Return how many clients last worked with each version; clients that never did are left out."""
+        counted = Counter(client.version for client in self.clients.values() if client.version is not None)
+        return dict(sorted(counted.items()))
+
+
+def natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a key that sorts runs of digits by value."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name) if part)

@@ -1,0 +1,113 @@
+"""What a round cost and who took part, counted as it happens.
+
+Bytes are lengths of what was sent, never estimates: *payload* bytes are the encoded models alone, *message*
+bytes all that Flower carries, *full* bytes what the same messages' arrays take as plain .npy streams, as
+Flower sends them. Training and evaluation both count. Greetings count in message bytes alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+Direction = Literal["down", "up"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRow:
+    """One round, as it stands in `history.jsonl`.
+
+    Attributes:
+        round: Round number; 0 is what happened before the first.
+        version: Number of the newest version after the round.
+        digest: Hex digest of that version.
+        accuracy: Central accuracy of that version, if it was evaluated.
+        loss: Central loss of that version, if it was evaluated.
+        metrics: Aggregated metrics of the round, by name.
+        clients: Train replies that were aggregated.
+        failures: Messages without a usable reply.
+        client_versions: Clients by the version they last worked with (version number as text).
+        plans: Messages by plan kind (`none`, `delta`, `full`, `plain`), resends (`resend`) included.
+        bytes_down: Payload bytes to the clients.
+        bytes_up: Payload bytes from the clients.
+        bytes_down_message: Message bytes to the clients.
+        bytes_up_message: Message bytes from the clients.
+        bytes_down_full: What the models down take in full.
+        bytes_up_full: What the models up take in full.
+        encode_seconds: Server time to make payloads.
+        decode_seconds: Server time to decode and verify updates.
+        publish_seconds: Server time to store the new version.
+        train_seconds: The longest time a client's handler took.
+        wait_seconds: Time the server waited for replies.
+        seconds: Wall time of the round.
+    """
+
+    round: int
+    version: int
+    digest: str
+    accuracy: float | None = None
+    loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    clients: int = 0
+    failures: int = 0
+    client_versions: dict[str, int] = field(default_factory=dict)
+    plans: dict[str, int] = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    bytes_down_message: int = 0
+    bytes_up_message: int = 0
+    bytes_down_full: int = 0
+    bytes_up_full: int = 0
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    publish_seconds: float = 0.0
+    train_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+@final
+class Ledger:
+    """Counts one round; `take` hands the counts over and begins the next."""
+
+    def __init__(self) -> None:
+        self._bytes: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+        self._plans: Counter[str] = Counter()
+        self._failures = 0
+        self._train_seconds = 0.0
+
+    def sent(self, direction: Direction, *, payload: int, message: int, full: int) -> None:
+        """Count one message's bytes."""
+        self._bytes[f"bytes_{direction}"] += payload
+        self._bytes[f"bytes_{direction}_message"] += message
+        self._bytes[f"bytes_{direction}_full"] += full
+
+    def spent(self, phase: str, seconds: float) -> None:
+        """Count server time in a phase: `encode`, `decode`, `publish`, `wait`."""
+        self._seconds[f"{phase}_seconds"] += seconds
+
+    def planned(self, kind: str) -> None:
+        """Count one message by its plan."""
+        self._plans[kind] += 1
+
+    def failed(self) -> None:
+        """Count one message without a usable reply."""
+        self._failures += 1
+
+    def trained(self, seconds: float) -> None:
+        """Note how long a client's handler took."""
+        self._train_seconds = max(self._train_seconds, seconds)
+
+    def take(self) -> dict[str, object]:
+        """Return the counts as fields of a `RoundRow`, and start from zero."""
+        counts: dict[str, object] = {
+            **self._bytes,
+            **self._seconds,
+            "plans": dict(sorted(self._plans.items())),
+            "failures": self._failures,
+            "train_seconds": self._train_seconds,
+        }
+        self.__init__()  # type: ignore[misc]
+        return counts
