@@ -1,0 +1,168 @@
+"""The catalog's database: opening, format, transactions.
+
+SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
+other processes' locks. Transactions are short. One that writes takes the write lock when it starts: what it
+reads stays true until it commits. A fresh database gets the newest tables at once; alembic is imported only to
+move an older one. A database of a revision that this program does not know is left untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from flserve_app.errors import Conflict, StoreError
+from flserve_app.store.schema import HEAD, metadata
+
+BUSY_SECONDS = 60.0
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_WRITES = "flserve_writes"
+
+
+@final
+class Database:
+    """Connections to one catalog; threads may share it.
+
+    Args:
+        url: SQLAlchemy URL, such as `sqlite:////path/to/catalog.sqlite`.
+
+    Raises:
+        StoreError: If it cannot be opened, or was made by a newer flserve.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._writer = self._engine.execution_options(**{_WRITES: True})
+        try:
+            self._bring_to_head()
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a transaction that sees one state of the catalog.
+
+        Raises:
+            StoreError: If the database cannot answer.
+        """
+        with _translated(self._engine), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that nobody writes beside; it commits at the end, or not at all.
+
+        Raises:
+            Conflict: If what it writes contradicts what is there.
+            StoreError: If the database cannot do it.
+        """
+        with _translated(self._writer), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _bring_to_head(self) -> None:
+        with self.read() as connection:
+            if _revision(connection) == HEAD:
+                return
+        with _translated(self._engine), self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("COMMIT")  # the journal mode cannot change inside a transaction
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with self.write() as connection:
+            revision = _revision(connection)
+            if revision is None:
+                _create(connection)
+            elif revision != HEAD:
+                _upgrade(connection, revision)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        engine = create_engine(url, json_serializer=partial(json.dumps, allow_nan=False), **_sqlite_options(url))
+    except (SQLAlchemyError, ImportError) as error:
+        raise StoreError(f"cannot open a catalog at {_public(url)}: {error}") from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _sqlite_options(url: str) -> dict[str, Any]:
+    if not url.startswith("sqlite"):
+        return {}
+    return {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _revision(connection: Connection) -> str | None:
+    """Return the revision of the tables, "" if they name none, None if there are none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
+
+
+def _create(connection: Connection) -> None:
+    metadata.create_all(connection)
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision and revision not in known:
+        raise StoreError(
+            f"the store's catalog has revision {revision[:40]!r}, this flserve knows up to {HEAD!r}: "
+            "a newer flserve wrote it, and it was left untouched"
+        )
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreError(f"cannot move the catalog from revision {revision!r} to {HEAD!r}: {error}") from error
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    """Turn the database's exceptions into ours."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict(f"catalog {_place(engine)}: {error.orig}") from error
+    except SQLAlchemyError as error:
+        raise StoreError(f"catalog {_place(engine)}: {getattr(error, 'orig', None) or error}") from error
+
+
+def _place(engine: Engine) -> str:
+    return engine.url.database or engine.url.render_as_string(hide_password=True)
+
+
+def _public(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//***@", url)

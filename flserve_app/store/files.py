@@ -1,0 +1,74 @@
+"""Files that are there completely or not at all.
+
+A file is written under a temporary name in the folder it belongs to, synced, renamed over its name, and the
+folder is synced: after a crash at any point the name stands for the old content or for the new one. What a
+crash leaves behind is a file whose name starts with `TEMPORARY`; readers skip those. POSIX only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from flserve_app.errors import StoreError
+
+TEMPORARY = ".tmp-"
+
+
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write a file durably and at once; its folder must exist.
+
+    Args:
+        path: Where; what stands there is replaced.
+        data: The content.
+
+    Raises:
+        StoreError: If the system cannot (disk full, no permission); nothing then stands there that was not before.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        try:
+            _write_synced(temporary, data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and the ones above it, durably.
+
+    Raises:
+        StoreError: If the system cannot.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+        if not path.is_dir():
+            raise StoreError(f"cannot make the folder {path}: a file stands there")
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, data: bytes | memoryview) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
