@@ -63,6 +63,7 @@ def client_data(spec: TaskSpec, partition_id: int) -> tuple[Examples, Examples]:
     """
     if not 0 <= partition_id < spec.num_clients:
         raise TaskError(f"partition {partition_id} does not exist: the task has {spec.num_clients}")
+    # Copied out of the whole, so that a client's process may drop the rest from its caches.
     own = task_data(spec).train.take(_partitions(spec)[partition_id])
     if spec.val_fraction == 0:
         return own, own

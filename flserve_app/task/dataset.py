@@ -79,6 +79,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Refuse values that are not as stated."""
+        # Checked here once, because torch finds a bad label only in the middle of training.
         for examples in (self.train, self.test):
             if examples.inputs.shape[1:] != self.input_shape:
                 raise TaskError(f"task {self.name!r}: inputs are {examples.inputs.shape[1:]}, not {self.input_shape}")

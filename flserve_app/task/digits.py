@@ -15,7 +15,7 @@ _LEVELS = 16.0
 
 def load_digits(spec: TaskSpec) -> Task:
     """Return the digits, scaled to [0, 1], inputs of shape (1, 8, 8); the seed picks the 20 % for the test."""
-    # scikit-learn takes a third of a second to import, and most commands never need it.
+    # Imported here: scikit-learn takes a third of a second to import, and most commands never need it.
     from sklearn import datasets
 
     images, labels = datasets.load_digits(return_X_y=True)

@@ -42,5 +42,6 @@ def draw_weights(model: nn.Module, seed: int) -> None:
 
 @torch.no_grad()
 def _fill(parameter: nn.Parameter, random: np.random.RandomState, bound: float) -> None:
-    values = random.uniform(-bound, bound, size=tuple(parameter.shape))
+    # Not `random.uniform`: its compiled loop may fuse multiply and add, which rounds differently on ARM.
+    values = (2.0 * random.random_sample(tuple(parameter.shape)) - 1.0) * bound
     parameter.copy_(torch.from_numpy(values.astype(np.float32)))

@@ -57,7 +57,9 @@ def _cnn(*, input_shape: Shape, classes: int, width: int, norm: bool) -> nn.Modu
     On 28x28 images, width 16 has 215,370 parameters and width 32 has 1,663,370.
     """
     channels, height, breadth = input_shape
-    hidden = width * width // 2
+    if min(height, breadth) < 4:
+        raise TaskError(f"model 'cnn' takes images of 4x4 pixels or more, found {height}x{breadth}")
+    hidden = max(1, width * width // 2)
     return nn.Sequential(
         *_conv_block(channels, width, norm),
         *_conv_block(width, 2 * width, norm),
@@ -113,6 +115,7 @@ def model_arguments(name: str, arguments: Mapping[str, int | bool]) -> dict[str,
     for key, value in arguments.items():
         if key not in defaults:
             raise TaskError(f"model {name!r} has no argument {key!r}; known: {', '.join(defaults)}")
+        # Compared by type: True is an int to Python, and `hidden=true` would build a model of one unit.
         if type(value) is not type(defaults[key]) or (not isinstance(value, bool) and value < 1):
             expected = "true or false" if isinstance(defaults[key], bool) else "an integer of 1 or more"
             raise TaskError(f"model {name!r}: {key} must be {expected}, found {value!r}")
@@ -130,17 +133,17 @@ def model_spec(
     """Return what it takes to serve a model, as JSON-able values.
 
     Returns:
-        `model` and `arguments` (complete), `input` and `output` (name, dtype, shape with None for the batch),
-        `classes` (names, in the order of the output) and `preprocessing`.
+        `model_id` and `arguments` (complete), `inputs` and `outputs` (for each name, dtype, and shape with None
+        for the batch), `classes` (names, in the order of the output) and `preprocessing`.
 
     Raises:
         TaskError: As `model_arguments`.
     """
     return {
-        "model": name,
+        "model_id": name,
         "arguments": model_arguments(name, arguments),
-        "input": [{"name": "input", "dtype": "float32", "shape": [None, *input_shape]}],
-        "output": [{"name": "logits", "dtype": "float32", "shape": [None, len(classes)]}],
+        "inputs": [{"name": "input", "dtype": "float32", "shape": [None, *input_shape]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [None, len(classes)]}],
         "classes": list(classes),
         "preprocessing": dict(preprocessing),
     }

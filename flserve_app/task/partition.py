@@ -65,7 +65,7 @@ def partition(
 
 
 def _partitioner(scheme: str, num_partitions: int, alpha: float, min_size: int, seed: int) -> Any:
-    # This import takes more than a second.
+    # Imported here: it takes more than a second, and only who deals needs it.
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
 
     if scheme == "iid":

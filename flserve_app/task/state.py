@@ -48,6 +48,7 @@ def load_into(module: nn.Module, artifact: Artifact) -> None:
         new = incoming[name]
         if new.shape != tensor.shape or new.dtype != tensor.dtype:
             raise TaskError(f"tensor {name!r}: the model has {_described(tensor)}, the artifact has {_described(new)}")
+    # Only now, when every tensor fits: an error above leaves the module as it was.
     for name, tensor in state.items():
         tensor.copy_(incoming[name])
 

@@ -83,7 +83,9 @@ def evaluate(module: nn.Module, examples: Examples, *, batch_size: int = 512) ->
     if len(examples) == 0:
         raise TaskError("cannot evaluate on no examples")
     logits = torch.from_numpy(predict(module, examples.inputs, batch_size=batch_size))
+    # Copied: torch warns about read-only memory even where it only reads.
     labels = torch.tensor(examples.labels)
+    # In float64, so that the mean hardly depends on how many examples there are.
     loss = functional.cross_entropy(logits.double(), labels)
     return float(loss), float((logits.argmax(dim=1) == labels).double().mean())
 
