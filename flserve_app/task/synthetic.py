@@ -1,7 +1,7 @@
 """The tutorial's task: standard normal noise with a bump where the class says.
 
-An input of class y is noise, with 2.0 added on coordinate `y % dim`. The classes overlap: no model is right
-about more than two thirds of the time with ten of them.
+An input of class y is noise, with 2.0 added on coordinate `y % dim`. The classes overlap: with ten
+of them, each on a coordinate of its own, the best possible accuracy is 0.674.
 """
 
 from __future__ import annotations
