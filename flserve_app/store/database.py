@@ -9,14 +9,13 @@ move an older one. A database of a revision that this program does not know is l
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flserve_app.errors import Conflict, StoreError
@@ -25,6 +24,7 @@ from flserve_app.store.schema import HEAD, metadata
 BUSY_SECONDS = 60.0
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _WRITES = "flserve_writes"
+_SQLITE_OPTIONS: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
 
 
 @final
@@ -38,7 +38,7 @@ class Database:
         StoreError: If it cannot be opened, or was made by a newer flserve.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self._engine = _engine(url)
         self._writer = self._engine.execution_options(**{_WRITES: True})
         try:
@@ -46,6 +46,11 @@ class Database:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Open the SQLite database in a file, which is made if it is not there."""
+        return cls(URL.create("sqlite", database=str(path)))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -88,21 +93,17 @@ class Database:
                 _upgrade(connection, revision)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str | URL) -> Engine:
     try:
-        engine = create_engine(url, json_serializer=partial(json.dumps, allow_nan=False), **_sqlite_options(url))
+        place = make_url(url)
+        options = _SQLITE_OPTIONS if place.get_backend_name() == "sqlite" else {}
+        engine = create_engine(place, json_serializer=partial(json.dumps, allow_nan=False), **options)
     except (SQLAlchemyError, ImportError) as error:
-        raise StoreError(f"cannot open a catalog at {_public(url)}: {error}") from error
+        raise StoreError(f"cannot open a catalog: {error}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def _sqlite_options(url: str) -> dict[str, Any]:
-    if not url.startswith("sqlite"):
-        return {}
-    return {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -157,12 +158,9 @@ def _translated(engine: Engine) -> Iterator[None]:
     except IntegrityError as error:
         raise Conflict(f"catalog {_place(engine)}: {error.orig}") from error
     except SQLAlchemyError as error:
-        raise StoreError(f"catalog {_place(engine)}: {getattr(error, 'orig', None) or error}") from error
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StoreError(f"catalog {_place(engine)}: {reason}") from error
 
 
 def _place(engine: Engine) -> str:
     return engine.url.database or engine.url.render_as_string(hide_password=True)
-
-
-def _public(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//***@", url)

@@ -20,7 +20,7 @@ def upgrade() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.String(128), primary_key=True),
-        sa.Column("model_id", sa.ForeignKey("models.id"), nullable=False),
+        sa.Column("model_id", sa.Integer, sa.ForeignKey("models.id"), nullable=False),
         sa.Column("config", sa.JSON, nullable=False),
         sa.Column("started", sa.String(32), nullable=False),
         sa.Column("finished", sa.String(32)),
@@ -39,8 +39,8 @@ def _history() -> None:
     op.create_table(
         "edges",
         sa.Column("blob", sa.String(64), primary_key=True),
-        sa.Column("target", sa.ForeignKey("artifacts.digest"), nullable=False),
-        sa.Column("base", sa.ForeignKey("artifacts.digest")),
+        sa.Column("target", sa.String(64), sa.ForeignKey("artifacts.digest"), nullable=False),
+        sa.Column("base", sa.String(64), sa.ForeignKey("artifacts.digest")),
         sa.Column("codec", sa.String(64), nullable=False),
         sa.Column("nbytes", sa.BigInteger, nullable=False),
     )
@@ -48,13 +48,13 @@ def _history() -> None:
     op.create_table(
         "versions",
         sa.Column("serial", sa.Integer, primary_key=True),
-        sa.Column("model_id", sa.ForeignKey("models.id"), nullable=False),
+        sa.Column("model_id", sa.Integer, sa.ForeignKey("models.id"), nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
-        sa.Column("digest", sa.ForeignKey("artifacts.digest"), nullable=False),
+        sa.Column("digest", sa.String(64), sa.ForeignKey("artifacts.digest"), nullable=False),
         sa.Column("stored", sa.BigInteger, nullable=False),
         sa.Column("parent", sa.Integer),
         sa.Column("round", sa.Integer, nullable=False),
-        sa.Column("run", sa.ForeignKey("runs.id")),
+        sa.Column("run", sa.String(128), sa.ForeignKey("runs.id")),
         sa.Column("codec", sa.String(64), nullable=False),
         sa.Column("metrics", sa.JSON, nullable=False),
         sa.Column("created", sa.String(32), nullable=False),
@@ -76,7 +76,7 @@ def _labels() -> None:
     op.create_table(
         "label_moves",
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("model_id", sa.ForeignKey("models.id"), nullable=False),
+        sa.Column("model_id", sa.Integer, sa.ForeignKey("models.id"), nullable=False),
         sa.Column("label", sa.String(64), nullable=False),
         sa.Column("before", sa.Integer),
         sa.Column("after", sa.Integer, nullable=False),

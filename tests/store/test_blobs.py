@@ -1,0 +1,136 @@
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from flserve_app.errors import CorruptBlob, NotFound, StoreError
+from flserve_app.store import DirBlobs, MemoryBlobs
+from tests.store.contract import BlobStoreContract
+
+
+class TestMemoryBlobs(BlobStoreContract):
+    def make(self, path):
+        return MemoryBlobs()
+
+
+class TestDirBlobs(BlobStoreContract):
+    def make(self, path):
+        return DirBlobs(path)
+
+
+def file_of(folder: Path, digest: str) -> Path:
+    return folder / digest[:2] / digest
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_blob_is_a_plain_file_named_by_its_digest(tmp_path):
+    digest = DirBlobs(tmp_path).put(b"content")
+    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == [f"{digest[:2]}/{digest}"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"contenT", b"content+"])
+def test_a_damaged_blob_is_never_returned(tmp_path, damage):
+    digest = DirBlobs(tmp_path).put(b"content")
+    file_of(tmp_path, digest).write_bytes(damage)
+    with pytest.raises(CorruptBlob, match=digest):
+        DirBlobs(tmp_path).get(digest)
+
+
+def test_putting_again_heals_a_truncated_blob(tmp_path):
+    blobs = DirBlobs(tmp_path)
+    digest = blobs.put(b"content")
+    file_of(tmp_path, digest).write_bytes(b"con")
+    blobs.put(b"content")
+    assert blobs.get(digest) == b"content"
+
+
+def test_what_a_crash_left_behind_is_skipped(tmp_path):
+    blobs = DirBlobs(tmp_path)
+    digest = blobs.put(b"content")
+    (tmp_path / digest[:2] / ".tmp-0123").write_bytes(b"half")
+    (tmp_path / digest[:2] / "README").write_bytes(b"strange")
+    assert list(blobs) == [digest]
+
+
+def test_a_full_disk_is_one_clear_error_and_no_half_blob(tmp_path):
+    blobs = DirBlobs(tmp_path)
+    kept = blobs.put(b"small")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(StoreError, match=r"cannot write .* \(100000 bytes\): File too large"):
+            blobs.put(bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(blobs) == [kept]
+    assert len(files_below(tmp_path)) == 1
+
+
+def test_a_file_in_the_way_is_one_clear_error(tmp_path):
+    (tmp_path / "blobs").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        DirBlobs(tmp_path / "blobs").put(b"content")
+
+
+def test_a_folder_in_the_place_of_a_blob_is_an_error(tmp_path):
+    blobs = DirBlobs(tmp_path)
+    digest = blobs.put(b"content")
+    file_of(tmp_path, digest).unlink()
+    file_of(tmp_path, digest).mkdir()
+    with pytest.raises(StoreError, match="cannot read blob"):
+        blobs.get(digest)
+    with pytest.raises(StoreError, match="cannot remove blob"):
+        blobs.delete(digest)
+
+
+class BlobsAgainstDict(RuleBasedStateMachine):
+    """DirBlobs, reopened at will, and a dict do the same."""
+
+    digests = Bundle("digests")
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(self.make_folder())
+        self.blobs = DirBlobs(self.folder)
+        self.model: dict[str, bytes] = {}
+
+    @rule(target=digests, data=st.binary(max_size=8))
+    def put(self, data):
+        digest = self.blobs.put(data)
+        self.model[digest] = data
+        return digest
+
+    @rule(digest=digests)
+    def delete(self, digest):
+        self.blobs.delete(digest)
+        self.model.pop(digest, None)
+
+    @rule(digest=digests)
+    def get(self, digest):
+        if digest in self.model:
+            assert self.blobs.get(digest) == self.model[digest]
+        else:
+            with pytest.raises(NotFound):
+                self.blobs.get(digest)
+
+    @rule()
+    def reopen(self):
+        self.blobs = DirBlobs(self.folder)
+
+    @invariant()
+    def same_digests(self):
+        assert set(self.blobs) == set(self.model)
+
+
+def test_dir_blobs_behave_like_a_dict(tmp_path_factory):
+    class Machine(BlobsAgainstDict):
+        def make_folder(self):
+            return tmp_path_factory.mktemp("blobs")
+
+    run_state_machine_as_test(Machine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))

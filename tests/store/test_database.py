@@ -1,0 +1,160 @@
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from flserve_app.errors import Conflict, StoreError
+from flserve_app.store import Database, database
+from flserve_app.store.schema import HEAD
+
+
+def tables_of(path):
+    with sqlite3.connect(path) as connection:
+        names = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            if name != "alembic_version"
+        ]
+        found = {}
+        for name in names:
+            indexes = connection.execute(f"SELECT name, \"unique\" FROM pragma_index_list('{name}')").fetchall()
+            found[name] = {
+                "columns": connection.execute(f"PRAGMA table_info('{name}')").fetchall(),
+                "references": sorted(connection.execute(f"PRAGMA foreign_key_list('{name}')").fetchall()),
+                "indexes": sorted(
+                    (unique, [row[2] for row in connection.execute(f"PRAGMA index_info('{index}')")])
+                    for index, unique in indexes
+                ),
+            }
+    connection.close()
+    return found
+
+
+def set_revision(path, revision):
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    connection.close()
+
+
+def insert_models(opened, names, first="SELECT 1"):
+    with opened.write() as connection:
+        connection.execute(text(first))
+        for name in names:
+            connection.execute(text("INSERT INTO models (name, next_number) VALUES (:name, 0)"), {"name": name})
+
+
+def empty_catalog_before_the_first_revision(path):
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    connection.close()
+
+
+def test_migrations_make_what_a_fresh_catalog_has(tmp_path):
+    Database.at(tmp_path / "fresh.sqlite").close()
+    empty_catalog_before_the_first_revision(tmp_path / "moved.sqlite")
+    Database.at(tmp_path / "moved.sqlite").close()
+    assert len(tables_of(tmp_path / "fresh.sqlite")) == 8  # the tables, and SQLite's own of serials
+    assert tables_of(tmp_path / "moved.sqlite") == tables_of(tmp_path / "fresh.sqlite")
+
+
+def test_head_is_the_newest_revision():
+    config = Config()
+    config.set_main_option("script_location", str(database._MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+def test_a_catalog_of_a_newer_revision_is_refused_and_untouched(tmp_path):
+    path = tmp_path / "catalog.sqlite"
+    Database.at(path).close()
+    set_revision(path, "9999")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"revision '9999', this flserve knows up to '0001': a newer flserve wrote it"):
+        Database.at(path)
+    assert path.read_bytes() == before
+
+
+def test_what_is_no_database_is_refused_and_untouched(tmp_path):
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="file is not a database"):
+        Database.at(path)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path):
+    with pytest.raises(StoreError, match="unable to open database file"):
+        Database.at(tmp_path / "no" / "catalog.sqlite")
+
+
+@pytest.mark.parametrize("url", ["nothing", "oracle9://host/x"])
+def test_a_url_that_means_nothing_is_refused(url):
+    with pytest.raises(StoreError, match="cannot open a catalog"):
+        Database(url)
+
+
+def test_a_strange_path_is_a_path(tmp_path):
+    folder = tmp_path / "a?b%20c #d"
+    folder.mkdir()
+    Database.at(folder / "catalog.sqlite").close()
+    assert (folder / "catalog.sqlite").exists()
+
+
+def test_commits_are_durable_and_others_are_waited_for(tmp_path):
+    opened = Database.at(tmp_path / "catalog.sqlite")
+    with opened.read() as connection:
+        settings = [
+            connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+    opened.close()
+    assert settings == ["wal", 2, 1, 60_000]
+
+
+def test_a_failed_transaction_leaves_nothing(tmp_path):
+    opened = Database.at(tmp_path / "catalog.sqlite")
+    with pytest.raises(Conflict, match="UNIQUE"):
+        insert_models(opened, ["a", "a"])
+    with opened.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM models")).scalar() == 0
+    opened.close()
+
+
+def test_a_full_disk_is_an_error_of_ours_and_the_catalog_lives_on(tmp_path):
+    opened = Database.at(tmp_path / "catalog.sqlite")
+    with pytest.raises(StoreError, match="full"):
+        insert_models(opened, [f"{number:0128}" for number in range(1000)], "PRAGMA max_page_count = 1")
+    opened.close()
+    reopened = Database.at(tmp_path / "catalog.sqlite")
+    insert_models(reopened, ["later"])
+    with reopened.read() as connection:
+        assert connection.execute(text("SELECT name FROM models")).scalars().all() == ["later"]
+    reopened.close()
+
+
+def test_many_may_make_the_same_catalog_at_once(tmp_path):
+    for turn in range(5):
+        path = tmp_path / f"{turn}.sqlite"
+        with ThreadPoolExecutor(6) as pool:
+            opened = list(pool.map(lambda _, path=path: Database.at(path), range(6)))
+        for one in opened:
+            one.close()
+        assert "versions" in tables_of(path)
+
+
+def test_alembic_is_not_imported_for_a_catalog_at_head(tmp_path):
+    script = (
+        "import sys, pathlib; from flserve_app.store import Database;"
+        "[Database.at(pathlib.Path(sys.argv[1])).close() for _ in range(2)];"
+        "sys.exit(any(name.split('.')[0] in ('alembic', 'torch', 'flwr') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "catalog.sqlite")], check=False)
+    assert done.returncode == 0
