@@ -1,0 +1,124 @@
+"""The codecs: policies that say in which layouts a tensor may travel.
+
+A codec offers layouts and the encoder takes the one that gives the fewest bytes, or `same` or `raw`. So a codec
+says nothing about how a payload is read: any release that knows the ops can read it. `full` offers nothing
+and is what plain Flower sends. `lossless` is fast, `lossless-small` spends time on size; both give back every
+bit. A new codec is one more entry in `CODECS`, with a number of its own for the payload's header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from flserve_app.artifact import DType
+from flserve_app.codec.grouping import Grouping
+from flserve_app.codec.ops import BINS, BINS_DELTA, PLANES, PLANES_DELTA, Layout, ResidualOp
+from flserve_app.codec.scales import scaled_grouping
+from flserve_app.codec.words import Words
+from flserve_app.errors import CodecError
+
+_THOROUGH_BELOW_WORDS = 1 << 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pair:
+    """One tensor to be encoded.
+
+    Attributes:
+        dtype: What its words are.
+        row: Words along all dimensions but the first.
+        target: Words (n,), n > 0.
+        base: Words (n,) of the base's tensor of the same name and dtype, or None.
+    """
+
+    dtype: DType
+    row: int
+    target: Words
+    base: Words | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """One way to make payloads.
+
+    Attributes:
+        name: What users call it.
+        number: Stands for it in a payload's header.
+        offers: Layouts of one tensor, the most promising first.
+        uses_base: Whether it makes use of a base at all.
+    """
+
+    name: str
+    number: int
+    offers: Callable[[Pair], Sequence[Layout]]
+    uses_base: bool = True
+
+
+def codec_named(name: str) -> Codec:
+    """Return the codec with a name.
+
+    Raises:
+        CodecError: If there is none.
+    """
+    if name not in CODECS:
+        raise CodecError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
+    return CODECS[name]
+
+
+def _nothing(pair: Pair) -> Sequence[Layout]:
+    return ()
+
+
+def _fast(pair: Pair) -> Sequence[Layout]:
+    if pair.target.size < _THOROUGH_BELOW_WORDS:
+        return _thorough(pair)
+    return [
+        op.layout(pair.dtype, grouping)
+        for op, base in _sides(pair, PLANES_DELTA, PLANES)
+        for grouping in _best_guess(pair, base)
+    ]
+
+
+def _small(pair: Pair) -> Sequence[Layout]:
+    if pair.target.size < _THOROUGH_BELOW_WORDS:
+        return _thorough(pair)
+    return [
+        op.layout(pair.dtype, grouping)
+        for op, base in _sides(pair, BINS_DELTA, BINS)
+        for grouping in _best_guess(pair, base)
+    ]
+
+
+def _thorough(pair: Pair) -> Sequence[Layout]:
+    """Offer everything: for tensors so small that time is no question."""
+    sides = [*_sides(pair, BINS_DELTA, BINS), *_sides(pair, PLANES_DELTA, PLANES)]
+    return [op.layout(pair.dtype, grouping) for op, base in sides for grouping in _groupings(pair, base)]
+
+
+def _sides(pair: Pair, delta: ResidualOp, full: ResidualOp) -> Iterator[tuple[ResidualOp, Words | None]]:
+    if pair.base is not None:
+        yield delta, pair.base
+    yield full, None
+
+
+def _groupings(pair: Pair, base: Words | None) -> Iterator[Grouping]:
+    """Yield groupings from the most to the least elaborate."""
+    scaled = scaled_grouping(pair.target, base, pair.dtype, pair.row)
+    if scaled is not None:
+        yield scaled
+    if base is not None and pair.dtype.kind == "float":
+        yield Grouping(row=1)
+    yield Grouping()
+
+
+def _best_guess(pair: Pair, base: Words | None) -> Sequence[Grouping]:
+    return (next(_groupings(pair, base)),)
+
+
+FULL = Codec(name="full", number=1, offers=_nothing, uses_base=False)
+LOSSLESS = Codec(name="lossless", number=2, offers=_fast)
+LOSSLESS_SMALL = Codec(name="lossless-small", number=3, offers=_small)
+
+CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FULL, LOSSLESS, LOSSLESS_SMALL)})

@@ -1,0 +1,160 @@
+"""From a payload to an artifact: verified and bounded, as `container` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flserve_app.artifact import Artifact, DType, TensorSpec, dtype_named
+from flserve_app.artifact.artifact import NDArray
+from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
+from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
+from flserve_app.codec.spread import spread
+from flserve_app.codec.words import Words, words_of
+from flserve_app.errors import CodecError, DigestMismatch, WrongBase
+
+DEFAULT_MAX_BYTES = 8 << 30
+
+
+def decode(
+    payload: bytes | memoryview, base: Artifact | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Artifact:
+    """Return the artifact that a payload leads to, bit for bit.
+
+    Args:
+        payload: What `encode` gave.
+        base: The artifact it was made against; not looked at if it needs none.
+        max_bytes: Largest artifact to be accepted, in bytes of its tensors.
+
+    Raises:
+        CodecError: If the payload is damaged, not as the format says, or too large.
+        WrongBase: If it needs another base.
+        DigestMismatch: If what it leads to is not what it says.
+    """
+    reader = unseal(memoryview(payload).cast("B"))
+    header = read_header(reader)
+    held = _held(header, base)
+    specs = _specs(header, held, max_bytes)
+    records = read_records(reader, len(specs))
+    plans = [_plan(record, spec, held) for record, spec in zip(records, specs, strict=True)]
+    arrays = _fill(plans)
+    artifact = Artifact(arrays, dtypes={spec.name: spec.dtype for spec in specs})
+    if artifact.digest != header.target:
+        raise DigestMismatch(f"decoded artifact has digest {artifact.digest}, expected {header.target}")
+    return artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Plan:
+    """What is to be done for one tensor, checked as far as it can be before it is allocated."""
+
+    spec: TensorSpec
+    record: Record
+    content: Content | None
+    base: NDArray | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """One chunk to be unpacked."""
+
+    layout: Layout | None
+    body: memoryview
+    base: Words | None
+    span: slice
+    out: Words
+
+
+def _held(header: Header, base: Artifact | None) -> Artifact | None:
+    if header.base is None:
+        return None
+    if base is None:
+        raise WrongBase(f"payload needs base {header.base}, none is at hand")
+    if base.digest != header.base:
+        raise WrongBase(f"payload needs base {header.base}, found {base.digest}")
+    return base
+
+
+def _specs(header: Header, base: Artifact | None, max_bytes: int) -> tuple[TensorSpec, ...]:
+    specs = header.specs
+    if specs is None:
+        specs = tuple(base.specs.values()) if base is not None else ()
+    nbytes = sum(spec.nbytes for spec in specs)
+    if (nbytes, len(specs)) != (header.nbytes, header.count):
+        declared = f"{header.nbytes} bytes in {header.count} tensors"
+        raise CodecError(f"payload declares {declared}, its structure has {nbytes} in {len(specs)}")
+    if nbytes > max_bytes:
+        raise CodecError(f"payload declares {nbytes} bytes, at most {max_bytes} are accepted")
+    return specs
+
+
+def _plan(record: Record, spec: TensorSpec, base: Artifact | None) -> _Plan:
+    held = _held_tensor(record, spec, base)
+    content = None
+    if record.op == RAW:
+        if record.content is None or len(record.content) != spec.nbytes:
+            raise CodecError(f"tensor {spec.name!r}: raw content has {record.size} bytes, expected {spec.nbytes}")
+    elif record.op != SAME and record.content is not None:
+        content = read_content(record.content, record.op, spec)
+    return _Plan(spec=spec, record=record, content=content, base=held)
+
+
+def _held_tensor(record: Record, spec: TensorSpec, base: Artifact | None) -> NDArray | None:
+    """Return the base's tensor if the op needs one."""
+    if record.op == RAW or (record.op != SAME and not OPS[record.op].uses_base):
+        return None
+    found = base.specs.get(spec.name) if base is not None else None
+    if found is None or base is None:
+        raise CodecError(f"tensor {spec.name!r}: op {NAMES[record.op]} needs it in the base, where it is not")
+    if (found.dtype, found.size) != (spec.dtype, spec.size) or (record.op == SAME and found.shape != spec.shape):
+        raise CodecError(
+            f"tensor {spec.name!r}: op {NAMES[record.op]} needs {spec.dtype} {spec.shape} in the base, "
+            f"found {found.dtype} {found.shape}"
+        )
+    return base[spec.name]
+
+
+def _fill(plans: Sequence[_Plan]) -> Mapping[str, NDArray]:
+    """Allocate and unpack all tensors."""
+    arrays: dict[str, NDArray] = {}
+    for plan in plans:
+        unchanged = plan.base is not None and plan.record.op == SAME
+        arrays[plan.spec.name] = plan.base if unchanged and plan.base is not None else _empty(plan.spec)
+    jobs = (job for plan in plans if plan.record.op != SAME for job in _jobs(plan, arrays[plan.spec.name]))
+    for _ in spread(_unpack, jobs, sum(plan.spec.nbytes for plan in plans)):
+        pass
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+def _empty(spec: TensorSpec) -> NDArray:
+    try:
+        return np.empty(spec.shape, dtype_named(spec.dtype).storage)
+    except (ValueError, MemoryError) as error:
+        raise CodecError(f"tensor {spec.name!r}: {spec.dtype} {spec.shape} cannot be allocated: {error}") from error
+
+
+def _jobs(plan: _Plan, array: NDArray) -> Iterator[_Job]:
+    dtype: DType = dtype_named(plan.spec.dtype)
+    words = words_of(array, dtype)
+    if plan.content is None:
+        content = plan.record.content if plan.record.content is not None else memoryview(b"")
+        yield _Job(None, content, None, slice(0, words.size), words)
+        return
+    op = OPS[plan.record.op]
+    layout = op.open(plan.content.side, dtype, words.size)
+    base = words_of(plan.base, dtype) if plan.base is not None else None
+    size = layout.chunk_words
+    for index, body in enumerate(plan.content.bodies):
+        span = slice(index * size, min((index + 1) * size, words.size))
+        yield _Job(layout, body, base, span, words[span])
+
+
+def _unpack(job: _Job) -> None:
+    if job.layout is None or len(job.body) == job.out.nbytes:
+        job.out.view(np.uint8)[:] = np.frombuffer(job.body, np.uint8)
+    else:
+        job.layout.unpack(job.body, job.base, job.span, job.out)

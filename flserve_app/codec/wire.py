@@ -1,0 +1,96 @@
+"""The smallest pieces of the payload format: varints, bounded reading, and the checksum.
+
+A varint is an unsigned LEB128 number below 2**63, shortest form only: one number has one encoding. Reading
+past the end, or a longer form than needed, is a `CodecError`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from flserve_app.codec.spread import spread
+from flserve_app.errors import CodecError
+
+SLICE_BYTES = 1 << 20
+CHECKSUM_BYTES = 4
+_MAX_VARINT_BYTES = 9
+
+
+def varint(number: int) -> bytes:
+    """Return a non-negative number as a varint."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def checksum(data: memoryview) -> bytes:
+    """Return CRC-32 over the CRC-32s (little-endian) of the 1 MiB slices; detects damage, not malice."""
+    slices = [data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES)]
+    sums = spread(zlib.crc32, slices, len(data))
+    return zlib.crc32(b"".join(value.to_bytes(4, "little") for value in sums)).to_bytes(4, "little")
+
+
+class Reader:
+    """Reads a payload from front to back, never past its end.
+
+    Args:
+        data: Bytes to read.
+        what: What they are, for messages.
+    """
+
+    def __init__(self, data: memoryview, what: str = "payload") -> None:
+        self._data = data
+        self._what = what
+        self.position = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self.position
+
+    def take(self, size: int) -> memoryview:
+        """Return the next `size` bytes without copying them.
+
+        Raises:
+            CodecError: If fewer are left.
+        """
+        if size > self.left:
+            raise CodecError(f"{self._what} ends at byte {len(self._data)}: {size} expected, {self.left} found")
+        self.position += size
+        return self._data[self.position - size : self.position]
+
+    def byte(self) -> int:
+        """Return the next byte."""
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        """Return the next varint.
+
+        Raises:
+            CodecError: If it is cut off, too long, or not in its shortest form.
+        """
+        number = 0
+        for index, byte in enumerate(self._varint_bytes()):
+            number |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                if byte == 0 and index > 0:
+                    break
+                return number
+        raise CodecError(f"{self._what}: bad varint before byte {self.position}")
+
+    def _varint_bytes(self) -> Iterator[int]:
+        for _ in range(_MAX_VARINT_BYTES):
+            yield self.byte()
+
+    def end(self) -> None:
+        """Check that all is read.
+
+        Raises:
+            CodecError: If bytes are left over.
+        """
+        if self.left:
+            raise CodecError(f"{self._what}: {self.left} bytes too many after byte {self.position}")
