@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import final
 
@@ -45,7 +45,7 @@ class Client:
 class Fleet:
     """All clients, by node id."""
 
-    clients: Mapping[int, Client] = MappingProxyType({})
+    clients: Mapping[int, Client] = field(default_factory=lambda: MappingProxyType({}))
 
     def unknown(self, node_ids: Iterable[int]) -> list[int]:
         """Return the nodes that have not been heard of, in the given order."""

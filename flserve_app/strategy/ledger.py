@@ -109,5 +109,12 @@ class Ledger:
             "failures": self._failures,
             "train_seconds": self._train_seconds,
         }
-        self.__init__()  # type: ignore[misc]
+        self._clear()
         return counts
+
+    def _clear(self) -> None:
+        self._bytes.clear()
+        self._seconds.clear()
+        self._plans.clear()
+        self._failures = 0
+        self._train_seconds = 0.0

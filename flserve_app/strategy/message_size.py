@@ -24,6 +24,7 @@ def _add(item: Any, sizes: dict[str, int]) -> None:
     for child in (item.children or {}).values():
         _add(child, sizes)
     sizes[item.object_id] = _size(item)
+    vars(item).pop("_chunks", None)  # views that Flower keeps; with them, a message could not be pickled
 
 
 def _size(item: Any) -> int:

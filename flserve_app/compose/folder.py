@@ -1,0 +1,87 @@
+"""The folder of one run: everything it leaves behind.
+
+`config.yaml` (resolved), `history.jsonl` (a row a round, appended and flushed as rounds end, so that a killed
+run keeps what it did), `summary.json` (written at the end, atomically) and `store/`, unless a shared store is
+named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import OmegaConf
+
+from flserve_app.client.files import write_atomically
+from flserve_app.errors import StoreError
+from flserve_app.strategy import RoundRow
+
+CONFIG_FILE = "config.yaml"
+HISTORY_FILE = "history.jsonl"
+SUMMARY_FILE = "summary.json"
+
+
+@final
+class RunFolder:
+    """Writes a run's files.
+
+    Args:
+        path: The folder; made if it is not there.
+
+    Raises:
+        StoreError: If it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"run folder {self.path} cannot be made: {error}") from error
+
+    def write_config(self, resolved: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        text = OmegaConf.to_yaml(OmegaConf.create(dict(resolved)))
+        write_atomically(self.path / CONFIG_FILE, text.encode())
+
+    def append(self, row: RoundRow) -> None:
+        """Append a round's row to the history."""
+        with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary."""
+        write_atomically(self.path / SUMMARY_FILE, (json.dumps(dict(summary), indent=2) + "\n").encode())
+
+
+def project_outputs() -> Path:
+    """Return where relative run folders of `flwr run` go.
+
+    The ServerApp runs from an unpacked copy, in whatever directory the SuperLink was started in. So the folder
+    is `FLSERVE_OUTPUTS` if it is set, the project's own if the package is installed from one in place, and the
+    user's home otherwise.
+    """
+    if configured := os.environ.get("FLSERVE_OUTPUTS"):
+        return Path(configured).expanduser().absolute()
+    return (_editable_project() or Path.home() / "flserve").absolute()
+
+
+def _editable_project() -> Path | None:
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlparse
+
+    try:
+        text = distribution("flserve_app").read_text("direct_url.json")
+        found = json.loads(text) if text else {}
+    except (PackageNotFoundError, ValueError):
+        return None
+    url = urlparse(str(found.get("url", "")))
+    path = Path(unquote(url.path))
+    editable = bool(found.get("dir_info", {}).get("editable"))
+    return path if editable and url.scheme == "file" and path.is_dir() else None

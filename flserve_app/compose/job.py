@@ -1,0 +1,128 @@
+"""One job from its configuration to its summary: what `flwr run` and `flserve run` have in common.
+
+The run is recorded in the store before its first version and closed however it ends, and every round's row is
+on disk before the next begins.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord
+from flwr.serverapp import Grid
+
+from flserve_app.client.records import to_record
+from flserve_app.compose.client_settings import KEY, ClientSettings
+from flserve_app.compose.folder import RunFolder
+from flserve_app.compose.parts import CentralEvaluation, inner_strategy, model_of, open_store, serving_of, task_spec
+from flserve_app.compose.summary import summarise
+from flserve_app.config import AppConfig, Composed
+from flserve_app.registry import Registry
+from flserve_app.strategy import RoundRow, VersionedStrategy, count_nodes
+
+Observer = Callable[[RoundRow], None]
+
+
+def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> dict[str, Any]:
+    """Run a configured experiment on a Grid.
+
+    Args:
+        grid: Flower's Grid.
+        composed: The configuration.
+        path: The run folder.
+        observer: Called with every finished round.
+
+    Returns:
+        The summary, as it stands in `summary.json`.
+
+    Raises:
+        FlserveError: Whatever keeps the run from being done.
+    """
+    started = time.perf_counter()
+    app = composed.app
+    folder = RunFolder(path)
+    folder.write_config(composed.resolved)
+    clients = app.num_clients or count_nodes(grid, app.wait_seconds)
+    rows: list[RoundRow] = []
+
+    def note(row: RoundRow) -> None:
+        rows.append(row)
+        folder.append(row)
+        observer(row)
+
+    with open_store(app, folder.path) as registry:
+        run = f"{folder.path.name}-{secrets.token_hex(4)}"
+        registry.start_run(run, model_name(app), config=composed.resolved)
+        try:
+            _federate(grid, app, registry, clients, run, note)
+        except BaseException:
+            registry.finish_run(run, "failed")
+            raise
+        registry.finish_run(run, "finished")
+        summary = summarise(
+            rows,
+            versions=len(registry.versions(model_name(app))),
+            seconds=time.perf_counter() - started,
+            **_facts(app, folder, run, clients),
+        )
+    folder.write_summary(summary)
+    return summary
+
+
+def model_name(app: AppConfig) -> str:
+    """Return the name a job publishes under."""
+    return app.model_name or f"{app.task.name}-{app.model.name}"
+
+
+def _facts(app: AppConfig, folder: RunFolder, run: str, clients: int) -> dict[str, Any]:
+    return {
+        "run": run,
+        "folder": str(folder.path),
+        "store": str(folder.path / "store" if app.store is None else Path(app.store).expanduser().absolute()),
+        "model_name": model_name(app),
+        "codec": app.codec.name,
+        "uplink": app.uplink.name,
+        "seed": app.seed,
+        "clients": clients,
+    }
+
+
+def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run: str, note: Observer) -> None:
+    spec, model = task_spec(app, clients), model_of(app)
+    evaluation = CentralEvaluation(model, spec)
+    settings = ClientSettings(
+        spec=spec,
+        model=model,
+        epochs=app.train.epochs,
+        batch_size=app.train.batch_size,
+        lr=app.train.lr,
+        momentum=app.train.momentum,
+    )
+    strategy = VersionedStrategy(
+        inner_strategy(app.strategy, clients),
+        store=registry,
+        codec=app.codec.name,
+        uplink=app.uplink.name,
+        model_name=model_name(app),
+        seed=app.seed,
+        run=run,
+        serving=serving_of(model, spec),
+        resume=app.resume,
+        num_clients=clients,
+        wait_seconds=app.wait_seconds,
+        observer=note,
+    )
+    told = {KEY: settings.to_json()}
+    strategy.start(
+        grid=grid,
+        initial_arrays=to_record(evaluation.initial),
+        num_rounds=app.num_rounds,
+        timeout=app.timeout,
+        train_config=ConfigRecord(dict(told)),
+        evaluate_config=ConfigRecord(dict(told)),
+        evaluate_fn=evaluation,
+    )

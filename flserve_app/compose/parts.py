@@ -1,0 +1,147 @@
+"""From a configuration to the parts of a run: the one place that knows every part.
+
+Pure construction: nothing here runs a round. A name that stands for a class is resolved by `match`, so that
+a typo is found by the type checker and never imported from a string.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from flserve_app.artifact import Artifact
+from flserve_app.client.records import to_artifact
+from flserve_app.config import AppConfig, StrategyConfig
+from flserve_app.errors import ConfigError
+from flserve_app.registry import Registry
+from flserve_app.store import Serving
+from flserve_app.task import TaskSpec, task_data
+from flserve_app.task.models import build_model, initial_artifact, model_arguments, model_spec
+from flserve_app.task.state import load_into
+from flserve_app.task.train import evaluate
+
+FEWEST_PARTITIONS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model kind with its arguments, ready to be built anywhere.
+
+    Attributes:
+        name: Model kind.
+        arguments: All its arguments.
+        seed: Seed of the initial weights.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    seed: int
+
+    def build(self, spec: TaskSpec) -> Any:
+        """Return the torch module for a task."""
+        task = task_data(spec)
+        return build_model(
+            self.name, input_shape=task.input_shape, classes=len(task.classes), seed=self.seed, **self.arguments
+        )
+
+
+def task_spec(config: AppConfig, num_clients: int | None) -> TaskSpec:
+    """Return the task of a configuration, dealt out to `num_clients`."""
+    task = config.task
+    return TaskSpec(
+        name=task.name,
+        seed=config.seed,
+        num_clients=num_clients or FEWEST_PARTITIONS,
+        n=task.n,
+        dim=task.dim,
+        classes=task.classes,
+        scheme=task.partition,
+        alpha=task.alpha,
+        val_fraction=task.val_fraction,
+    )
+
+
+def model_of(config: AppConfig) -> Model:
+    """Return the model of a configuration."""
+    return Model(
+        name=config.model.name,
+        arguments=model_arguments(config.model.name, config.model.arguments),
+        seed=config.seed,
+    )
+
+
+def serving_of(model: Model, spec: TaskSpec) -> Serving:
+    """Return what it takes to serve a version of this model."""
+    task = task_data(spec)
+    described = model_spec(
+        model.name,
+        input_shape=task.input_shape,
+        classes=task.classes,
+        preprocessing=task.preprocessing,
+        **model.arguments,
+    )
+    return Serving(**described)
+
+
+def inner_strategy(config: StrategyConfig, num_clients: int) -> Strategy:
+    """Return the strategy that samples and aggregates.
+
+    Raises:
+        ConfigError: If its name or an argument is unknown, or more clients are asked for than there are.
+    """
+    sampled = config.clients_per_round if config.clients_per_round is not None else num_clients
+    for name, count in (("clients_per_round", sampled), ("clients_per_evaluation", config.clients_per_evaluation)):
+        if count > num_clients:
+            raise ConfigError(f"strategy.{name} is {count}, there are {num_clients} clients")
+    sampling: dict[str, Any] = {
+        "fraction_train": sampled / num_clients,
+        "min_train_nodes": sampled,
+        "fraction_evaluate": config.clients_per_evaluation / num_clients,
+        "min_evaluate_nodes": config.clients_per_evaluation,
+        "min_available_nodes": num_clients,
+    }
+    try:
+        match config.name:
+            case "fedavg":
+                return FedAvg(**sampling, **config.arguments)
+            case unknown:
+                raise ConfigError(f"strategy {unknown!r} is unknown; known: fedavg")
+    except TypeError as error:
+        raise ConfigError(f"strategy {config.name}: {error}") from error
+
+
+def open_store(config: AppConfig, folder: Path) -> Registry:
+    """Open the run's own store inside its folder, or the shared one the configuration names."""
+    path = folder / "store" if config.store is None else Path(config.store).expanduser()
+    codec = config.codec.name if config.codec.name.startswith("lossless") else "lossless"
+    return Registry.open(path, keyframe_every=config.keyframe_every, codec=codec)
+
+
+@final
+class CentralEvaluation:
+    """Evaluates a version on the task's held-out examples.
+
+    Args:
+        model: The model.
+        spec: The task.
+    """
+
+    def __init__(self, model: Model, spec: TaskSpec) -> None:
+        self._module = model.build(spec)
+        self._initial: Artifact = initial_artifact(self._module)
+        self._test = task_data(spec).test
+
+    @property
+    def initial(self) -> Artifact:
+        """The model's initial weights."""
+        return self._initial
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Return `loss` (mean cross entropy) and `accuracy` (0 to 1) of the arrays."""
+        load_into(self._module, to_artifact(arrays, like=self._initial))
+        loss, accuracy = evaluate(self._module, self._test)
+        return MetricRecord({"loss": loss, "accuracy": accuracy})

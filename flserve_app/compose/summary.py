@@ -1,0 +1,58 @@
+"""The closing summary of a run: pure functions of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flserve_app.strategy import RoundRow
+
+BYTES = (
+    "bytes_down",
+    "bytes_up",
+    "bytes_down_message",
+    "bytes_up_message",
+    "bytes_down_full",
+    "bytes_up_full",
+)
+
+
+def summarise(rows: Sequence[RoundRow], *, versions: int, seconds: float, **facts: Any) -> dict[str, Any]:
+    """Return what `summary.json` holds.
+
+    Args:
+        rows: All rounds, the last one last.
+        versions: Versions of the model in the store.
+        seconds: Wall time of the run.
+        facts: Further fields, put first.
+    """
+    last = rows[-1]
+    totals = {name: sum(getattr(row, name) for row in rows) for name in BYTES}
+    return {
+        **facts,
+        "rounds": last.round,
+        "versions": versions,
+        "final_version": last.version,
+        "final_digest": last.digest,
+        "final_accuracy": last.accuracy,
+        "final_loss": last.loss,
+        "client_versions": last.client_versions,
+        "failures": sum(row.failures for row in rows),
+        **totals,
+        "seconds": round(seconds, 3),
+    }
+
+
+def share(part: int, whole: int) -> str:
+    """Return a part of a whole in percent, for people."""
+    return "-" if whole == 0 else f"{100 * part / whole:.1f} %"
+
+
+def readable_bytes(count: int) -> str:
+    """Return a number of bytes in a unit that suits it, for people."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"

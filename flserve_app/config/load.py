@@ -1,0 +1,118 @@
+"""From Hydra's files and overrides to a checked configuration.
+
+Rules:
+- A config is composed once, on the server; clients get the resolved result.
+- `conf/` is the project's own folder, or the copy inside an installed wheel.
+- Whatever Hydra or OmegaConf object to becomes one `ConfigError` in one sentence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flserve_app.config.schema import AppConfig, CodecConfig, ModelConfig, StrategyConfig, TaskConfig
+from flserve_app.errors import ConfigError
+
+CONFIG_NAME = "config"
+_LOCK = threading.Lock()
+_NOISE = ("full_key:", "object_type=", "reference_type=", "Config search path", "set_env", "provider=", "See https:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """A composed experiment.
+
+    Attributes:
+        app: The checked configuration.
+        resolved: The same as plain values, as it is written to the run folder.
+        run_dir: `hydra.run.dir`, resolved; relative to wherever outputs go.
+    """
+
+    app: AppConfig
+    resolved: dict[str, Any]
+    run_dir: str
+
+
+def conf_dir() -> Path:
+    """Return the folder with the configuration files.
+
+    Raises:
+        ConfigError: If neither the wheel nor the project has one.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    raise ConfigError(f"no conf/{CONFIG_NAME}.yaml beside or inside {package}")
+
+
+def register_schemas() -> None:
+    """Make the schemas known to Hydra; calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=AppConfig)
+    store.store(group="task", name="schema", node=TaskConfig)
+    store.store(group="model", name="schema", node=ModelConfig)
+    store.store(group="codec", name="schema", node=CodecConfig)
+    store.store(group="uplink", name="schema", node=CodecConfig)
+    store.store(group="strategy", name="schema", node=StrategyConfig)
+
+
+def load(overrides: Sequence[str] = ()) -> Composed:
+    """Compose the configuration with overrides, as on Hydra's command line.
+
+    Raises:
+        ConfigError: If it does not compose, or a value is out of its range.
+    """
+    register_schemas()
+    with _LOCK:
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+                composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+                HydraConfig.instance().set_config(composed)
+                run_dir = str(composed.hydra.run.dir)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(one_sentence(error)) from error
+        OmegaConf.set_struct(composed, False)
+        composed.pop("hydra")
+        return checked(composed, run_dir)
+
+
+def checked(config: DictConfig, run_dir: str) -> Composed:
+    """Return a composed config as a checked value.
+
+    Raises:
+        ConfigError: If a value is missing or out of its range.
+    """
+    try:
+        resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        app = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_sentence(error)) from error
+    if not isinstance(app, AppConfig):
+        raise ConfigError(f"the config is a {type(app).__name__}, expected the schema of flserve")
+    return Composed(app=app, resolved=resolved, run_dir=run_dir)
+
+
+def one_sentence(error: BaseException) -> str:
+    """Return what Hydra or OmegaConf say in many lines as one: the cause, and the choices where they name them."""
+    cause = error.__cause__ if isinstance(error.__cause__, HydraException | OmegaConfBaseException) else error
+    if isinstance(cause.__cause__, ConfigError):
+        return str(cause.__cause__)
+    lines = [line.strip() for line in str(cause if str(cause).strip() else error).splitlines()]
+    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+    text = " ".join(line for line in lines if line and not line.startswith(_NOISE))
+    named = f"{key}: {text}" if key and f"'{key}'" not in text else text
+    return named[:500] or type(error).__name__

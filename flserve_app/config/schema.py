@@ -1,0 +1,154 @@
+"""The shape of a configuration: one dataclass an option, checked when it is built.
+
+These are mutable because Hydra merges into them; they live from composition to `compose.py`, which turns them
+into frozen values. A misspelt key or a wrong type fails at composition, a value out of its range here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from flserve_app.errors import ConfigError
+
+MAX_ROUNDS = 1_000_000
+
+
+@dataclass
+class TaskConfig:
+    """Data and how it is dealt out; fields as in `flserve_app.task.TaskSpec`."""
+
+    name: str = MISSING
+    n: int = 200
+    dim: int = 32
+    classes: int = 10
+    partition: str = "iid"
+    alpha: float = 0.5
+    val_fraction: float = 0.0
+
+
+@dataclass
+class ModelConfig:
+    """A model kind and its arguments."""
+
+    name: str = MISSING
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainConfig:
+    """Local training.
+
+    Attributes:
+        epochs: Passes over a client's data a round.
+        batch_size: Examples a step.
+        lr: Learning rate.
+        momentum: SGD momentum.
+    """
+
+    epochs: int = 1
+    batch_size: int = 32
+    lr: float = 0.05
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their range."""
+        _at_least("train.epochs", self.epochs, 1)
+        _at_least("train.batch_size", self.batch_size, 1)
+        _positive("train.lr", self.lr)
+        if not 0.0 <= self.momentum < 1.0:
+            raise ConfigError(f"train.momentum is {self.momentum}, expected a value from 0 to below 1")
+
+
+@dataclass
+class CodecConfig:
+    """A codec by its name."""
+
+    name: str = MISSING
+
+
+@dataclass
+class StrategyConfig:
+    """The inner strategy.
+
+    Attributes:
+        name: Its name.
+        clients_per_round: Clients that train in a round; null for all.
+        clients_per_evaluation: Clients that evaluate each version; 0 for none.
+        arguments: Keyword arguments of the strategy itself.
+    """
+
+    name: str = MISSING
+    clients_per_round: int | None = None
+    clients_per_evaluation: int = 0
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their range."""
+        if self.clients_per_round is not None:
+            _at_least("strategy.clients_per_round", self.clients_per_round, 1)
+        _at_least("strategy.clients_per_evaluation", self.clients_per_evaluation, 0)
+
+
+@dataclass
+class AppConfig:
+    """A whole experiment.
+
+    Attributes:
+        task: Data.
+        model: Model.
+        train: Local training.
+        strategy: Sampling and aggregation.
+        codec: Delivery codec.
+        uplink: Codec of the clients' updates.
+        num_rounds: Rounds in all.
+        num_clients: Clients to wait for, one a partition; null for as many as the federation has.
+        seed: Decides data, partition, initial weights, sampling and training.
+        store: Directory of a shared version store; null for one of the run's own.
+        model_name: Name the versions are published under; null for `<task>-<model>`.
+        resume: Go on from the last version of a model name that exists.
+        keyframe_every: Versions between full copies in the store's history.
+        timeout: Seconds to wait for the replies of a phase.
+        wait_seconds: Seconds to wait for the clients before the first round.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    uplink: CodecConfig = field(default_factory=CodecConfig)
+    num_rounds: int = 10
+    num_clients: int | None = None
+    seed: int = 42
+    store: str | None = None
+    model_name: str | None = None
+    resume: bool = False
+    keyframe_every: int = 10
+    timeout: float = 600.0
+    wait_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their range."""
+        _at_least("num_rounds", self.num_rounds, 0)
+        if self.num_rounds > MAX_ROUNDS:
+            raise ConfigError(f"num_rounds is {self.num_rounds}, at most {MAX_ROUNDS} are allowed")
+        if self.num_clients is not None:
+            _at_least("num_clients", self.num_clients, 1)
+        _at_least("keyframe_every", self.keyframe_every, 1)
+        _at_least("seed", self.seed, 0)
+        _positive("timeout", self.timeout)
+        _positive("wait_seconds", self.wait_seconds)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} is {value}, expected at least {least}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} is {value}, expected a number above 0")

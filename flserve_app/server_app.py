@@ -1,0 +1,57 @@
+"""The ServerApp of `flwr run`.
+
+`--run-config` has one key a person needs: `overrides`, a line of Hydra overrides, as after `flserve run`. The
+common ones may also be given as keys of their own (`codec="full"`). The folder the run writes to is absolute
+and printed at the start and the end.
+"""
+
+import shlex
+from collections.abc import Mapping
+from logging import ERROR, INFO
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+
+from flserve_app.compose.folder import project_outputs
+from flserve_app.compose.job import run_job
+from flserve_app.compose.screen import Screen
+from flserve_app.config import load
+from flserve_app.errors import ConfigError, FlserveError
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Compose the configuration, run the job, print its summary."""
+    try:
+        composed = load(overrides_of(context.run_config))
+        folder = project_outputs() / composed.run_dir
+        log(INFO, "flserve: run folder %s", folder)
+        screen = Screen(composed.app.num_rounds, lambda line: log(INFO, "flserve: %s", line), Console(width=100))
+        summary = run_job(grid, composed, Path(folder), screen.show)
+    except FlserveError as error:
+        log(ERROR, "flserve: error: %s", error)
+        raise
+    screen.close(summary)
+
+
+def overrides_of(run_config: Mapping[str, object]) -> list[str]:
+    """Return Hydra overrides from a run config.
+
+    Raises:
+        ConfigError: If `overrides` is not a line of words.
+    """
+    try:
+        words = shlex.split(str(run_config.get("overrides", "")))
+    except ValueError as error:
+        raise ConfigError(f"overrides cannot be split into words: {error}") from error
+    named = [f"{key}={_word(value)}" for key, value in run_config.items() if key != "overrides" and value != ""]
+    return [*named, *words]
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,7 @@
+"""The server's side: a Flower strategy and a Grid that deliver versions."""
+
+from flserve_app.strategy.ledger import RoundRow
+from flserve_app.strategy.nodes import count_nodes
+from flserve_app.strategy.strategy import VersionedStrategy
+
+__all__ = ["RoundRow", "VersionedStrategy", "count_nodes"]

@@ -1,0 +1,270 @@
+"""A Grid that delivers versions.
+
+It wraps Flower's Grid. The strategy decides which version goes to whom; this class decides how it travels,
+alike for training and evaluation. Rules:
+- A node that is met for the first time is greeted: it says who it is and what it holds. One that does not
+  know the greeting gets plain arrays, as without flserve.
+- Every message gets content of its own, because Flower's strategies give all messages the same object.
+- A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
+  with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
+- Replies come back as full ArrayRecords in the order of the clients' identities. Error replies come last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from logging import INFO, WARNING
+from typing import final
+
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.common.logger import log
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
+from flserve_app.delivery import Plan
+from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.fleet import Client, Fleet
+from flserve_app.strategy.intake import Intake
+from flserve_app.strategy.ledger import Ledger
+from flserve_app.strategy.message_size import message_bytes
+from flserve_app.strategy.parcel import Parcel, model_key, open_message
+from flserve_app.strategy.publisher import Publisher
+
+MAX_TRIES = 3
+HELLO_SECONDS = 120.0
+
+
+@final
+class VersionedGrid(Grid):
+    """Flower's Grid with version delivery.
+
+    Args:
+        grid: The Grid that carries the messages.
+        publisher: Where versions and payloads come from.
+        ledger: Where bytes and seconds are counted.
+        uplink: Codec name for the clients' updates.
+    """
+
+    def __init__(self, grid: Grid, publisher: Publisher, ledger: Ledger, uplink: str) -> None:
+        self._grid = grid
+        self._publisher = publisher
+        self._ledger = ledger
+        self._uplink = uplink
+        self._intake = Intake(publisher, ledger)
+        self.fleet = Fleet()
+        self.server_round = 0
+
+    def set_run(self, run: Run) -> None:
+        """Set the run, as Flower's Grid does."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run, as Flower's Grid knows it."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message, as Flower's Grid does."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the nodes' information, as Flower's Grid does."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push messages as they are; only `send_and_receive` delivers versions."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pull replies as they are; only `send_and_receive` takes updates in."""
+        return self._grid.pull_messages(message_ids)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all node ids, met ones and new ones, in the order of the clients' identities."""
+        node_ids = self.connected()
+        self.meet(node_ids)
+        return self.fleet.order(node_ids)
+
+    def connected(self) -> list[int]:
+        """Return the ids of the nodes that Flower lists now, met or not."""
+        return list(self._grid.get_node_ids())
+
+    def meet(self, node_ids: Iterable[int]) -> int:
+        """Greet the nodes that are new.
+
+        Returns:
+            The largest number of partitions that one of them knows of; 0 if none said.
+        """
+        new = self.fleet.unknown(node_ids)
+        if not new:
+            return 0
+        hellos = [self._hello(node_id) for node_id in new]
+        for hello in hellos:
+            self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
+        partitions = 0
+        for reply in self._wait(hellos, HELLO_SECONDS):
+            self._ledger.sent("up", payload=0, message=message_bytes(reply), full=0)
+            partitions = max(partitions, self._welcome(reply))
+        silent = self.fleet.unknown(new)
+        self.fleet = self.fleet.put(*(Client(node_id=node_id, identity=f"node-{node_id}") for node_id in silent))
+        if silent:
+            log(WARNING, "flserve: %d of %d nodes did not answer the greeting", len(silent), len(new))
+        return partitions
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Deliver versions with the messages, and return the replies with full ArrayRecords.
+
+        Args:
+            messages: What the strategy configured.
+            timeout: Seconds for the whole exchange, resends included; None to wait for all.
+        """
+        outgoing = list(messages)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.meet(dict.fromkeys(message.metadata.dst_node_id for message in outgoing))
+        arrived: list[Message] = []
+        waiting = [(message, self._parcel(message)) for message in outgoing]
+        while waiting:
+            shared: dict[str, Array] = {}
+            sent = {id(message): self._address(message, parcel, shared) for message, parcel in waiting}
+            batch = [message for message, _ in waiting]
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            replies = self._wait(batch, left)
+            waiting = self._take_in(batch, sent, replies, arrived)
+        return self._ordered(arrived)
+
+    def _hello(self, node_id: int) -> Message:
+        content = RecordDict()
+        put_delivery(content, Delivery(action="hello", model=self._publisher.model, uplink=self._uplink))
+        return Message(content, dst_node_id=node_id, message_type="train")
+
+    def _welcome(self, reply: Message) -> int:
+        node_id = reply.metadata.src_node_id
+        try:
+            answer = take_answer(RecordDict(dict(reply.content))) if reply.has_content() else None
+        except DeliveryError as error:
+            log(WARNING, "flserve: node %d gets plain arrays: %s", node_id, error)
+            answer = None
+        if answer is None:
+            log(INFO, "flserve: node %d has no versioned_mod and gets plain arrays", node_id)
+            self.fleet = self.fleet.put(Client(node_id=node_id, identity=f"node-{node_id}", versioned=False))
+            return 0
+        self._note(node_id, answer.identity, answer.held, None)
+        return answer.partitions
+
+    def _note(self, node_id: int, identity: str, held: tuple[str, ...], version: int | None) -> None:
+        self.fleet = self.fleet.heard(
+            node_id, identity=identity, held=held, version=version, server_round=self.server_round
+        )
+
+    def _parcel(self, message: Message) -> Parcel:
+        parcel = open_message(message)
+        key = model_key(message)
+        client = self.fleet.get(parcel.node_id)
+        if key is None:
+            return parcel
+        artifact = self._publisher.artifact_of(parcel.content.array_records[key])
+        if not client.versioned:
+            return replace(parcel, arrays=key, target=artifact.digest)
+        plan = self._publisher.plan(client.held, artifact.digest)
+        return replace(parcel, arrays=key, target=artifact.digest, plan=plan)
+
+    def _address(self, message: Message, parcel: Parcel, shared: dict[str, Array]) -> Parcel:
+        """Write the parcel's delivery into its message, and count it."""
+        if parcel.plan is not None:
+            payload = self._payload(parcel.plan, shared)
+            content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
+            put_delivery(content, self._delivery(parcel, payload))
+            message.content = content
+            self._count(message, parcel, parcel.plan.kind, 0 if payload is None else len(payload.data))
+        elif parcel.arrays:
+            self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
+        return parcel
+
+    def _count(self, message: Message, parcel: Parcel, kind: str, payload: int) -> None:
+        full = _npy_bytes(parcel.content.array_records[parcel.arrays])
+        self._ledger.planned("resend" if parcel.tries else kind)
+        self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
+
+    def _payload(self, plan: Plan, shared: dict[str, Array]) -> Array | None:
+        if plan.kind == "none":
+            return None
+        started = time.perf_counter()
+        payload = self._publisher.payload(plan.key)
+        self._ledger.spent("encode", time.perf_counter() - started)
+        name = f"{plan.base}/{plan.target}/{plan.codec}"
+        return shared.setdefault(name, payload_array(payload))
+
+    def _delivery(self, parcel: Parcel, payload: Array | None) -> Delivery:
+        return Delivery(
+            action="deliver",
+            model=self._publisher.model,
+            version=self._publisher.number_of(parcel.target),
+            target=parcel.target,
+            arrays=parcel.arrays,
+            uplink=self._uplink,
+            payload=payload,
+        )
+
+    def _wait(self, messages: list[Message], timeout: float | None) -> list[Message]:
+        started = time.perf_counter()
+        replies = list(self._grid.send_and_receive(messages, timeout=timeout))
+        self._ledger.spent("wait", time.perf_counter() - started)
+        return replies
+
+    def _take_in(
+        self, batch: list[Message], sent: dict[int, Parcel], replies: list[Message], arrived: list[Message]
+    ) -> list[tuple[Message, Parcel]]:
+        """Read the replies into `arrived`; return the messages to send again."""
+        by_id = {message.metadata.message_id: sent[id(message)] for message in batch if message.metadata.message_id}
+        by_node = {parcel.node_id: parcel for parcel in sent.values()}
+        again = []
+        for reply in replies:
+            parcel = by_id.get(reply.metadata.reply_to_message_id) or by_node.get(reply.metadata.src_node_id)
+            if parcel is None:
+                log(WARNING, "flserve: a reply of node %d answers nothing that was sent", reply.metadata.src_node_id)
+                continue
+            try:
+                arrived.append(self._read(reply, parcel))
+            except FlserveError as error:
+                again.extend(self._retry(parcel, error))
+        return again
+
+    def _read(self, reply: Message, parcel: Parcel) -> Message:
+        read, answer = self._intake.read(reply, parcel)
+        if answer is not None:
+            version = self._publisher.number_of(parcel.target)
+            self._note(parcel.node_id, answer.identity, answer.held, version if version >= 0 else None)
+            if answer.status == "nack":
+                raise DeliveryError(answer.reason or "no reason given")
+        return read
+
+    def _retry(self, parcel: Parcel, error: FlserveError) -> list[tuple[Message, Parcel]]:
+        identity = self.fleet.get(parcel.node_id).identity
+        if parcel.plan is None or parcel.tries + 1 >= MAX_TRIES:
+            self._ledger.failed()
+            log(WARNING, "flserve: %s is given up after %d tries: %s", identity, parcel.tries + 1, error)
+            return []
+        log(INFO, "flserve: %s is served again in full: %s", identity, error)
+        plan = Plan(kind="full", target=parcel.target, codec=parcel.plan.codec)
+        message = Message(
+            parcel.content,
+            dst_node_id=parcel.node_id,
+            message_type=parcel.message_type,
+            ttl=parcel.ttl,
+            group_id=parcel.group_id,
+        )
+        return [(message, replace(parcel, plan=plan, tries=parcel.tries + 1))]
+
+    def _ordered(self, replies: list[Message]) -> list[Message]:
+        place = {node_id: at for at, node_id in enumerate(self.fleet.order(self.fleet.clients))}
+        return sorted(replies, key=lambda reply: (reply.has_error(), place.get(reply.metadata.src_node_id, -1)))
+
+
+def _npy_bytes(record: ArrayRecord) -> int:
+    return sum(len(array.data) for array in record.values())

@@ -1,0 +1,89 @@
+"""Reading clients' replies: updates back to full ArrayRecords.
+
+Rules:
+- An update is decoded against the artifact that was delivered, and only that: a client that names another
+  base is told to start over.
+- What reaches the strategy is what the client's app wrote: the same records, with the arrays bit for bit.
+- A reply that is an error stays an error; it is logged and counted here, once.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from logging import WARNING
+from typing import final
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.logger import log
+
+from flserve_app.client.records import to_record
+from flserve_app.client.wire import Answer, take_answer
+from flserve_app.codec import decode
+from flserve_app.errors import DeliveryError, WrongBase
+from flserve_app.strategy.ledger import Ledger
+from flserve_app.strategy.message_size import message_bytes
+from flserve_app.strategy.parcel import Parcel
+from flserve_app.strategy.publisher import Publisher
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@final
+class Intake:
+    """Turns replies into what the strategy expects, and counts them.
+
+    Args:
+        publisher: Where the bases come from.
+        ledger: Where bytes and seconds are counted.
+    """
+
+    def __init__(self, publisher: Publisher, ledger: Ledger) -> None:
+        self._publisher = publisher
+        self._ledger = ledger
+
+    def read(self, reply: Message, parcel: Parcel) -> tuple[Message, Answer | None]:
+        """Return a reply with full arrays, and the client's answer if it gave one.
+
+        Raises:
+            DeliveryError: If the answer is malformed.
+            FlserveError: If the update cannot be decoded and verified.
+        """
+        size = message_bytes(reply)
+        if reply.has_error():
+            self._ledger.sent("up", payload=0, message=size, full=0)
+            self._ledger.failed()
+            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _one_line(reply.error.reason))
+            return reply, None
+        content = RecordDict(dict(reply.content))
+        answer = take_answer(content)
+        if answer is None or answer.payload is None:
+            plain = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+            self._ledger.sent("up", payload=plain, message=size, full=plain)
+        else:
+            self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
+            record = self._decode(answer, parcel)
+            self._ledger.sent("up", payload=0, message=0, full=sum(len(array.data) for array in record.values()))
+            content = RecordDict({answer.arrays: record, **content})
+        if answer is not None:
+            self._ledger.trained(answer.train_seconds)
+        reply.content = content
+        return reply, answer
+
+    def _decode(self, answer: Answer, parcel: Parcel) -> ArrayRecord:
+        if answer.payload is None or not answer.arrays:
+            raise DeliveryError(f"{answer.identity} sent an update without a name for its arrays")
+        if answer.base != parcel.target:
+            raise WrongBase(
+                f"{answer.identity} sent an update relative to {answer.base[:12]}, expected {parcel.target[:12]}"
+            )
+        started = time.perf_counter()
+        trained = decode(answer.payload.data, self._publisher.base(answer.base))
+        record = to_record(trained)
+        self._ledger.spent("decode", time.perf_counter() - started)
+        return record
+
+
+def _one_line(reason: str) -> str:
+    lines = [line.strip() for line in _ANSI.sub("", reason).splitlines() if line.strip()]
+    return (lines[-1] if lines else "no reason given")[:300]

@@ -1,0 +1,145 @@
+"""The server's current version: what it is, how it got there, how others get to it.
+
+Rules:
+- A version is stored before anybody hears of it.
+- The record handed to the strategy and the loop is made from the published artifact, so that everything is
+  computed from what clients hold.
+- A payload that the store made for its history is delivered as it is, not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from flwr.app import ArrayRecord
+
+from flserve_app.artifact import Artifact
+from flserve_app.client.records import to_artifact, to_record
+from flserve_app.codec import encode
+from flserve_app.delivery import CacheInfo, PayloadKey, Payloads, Plan, plan
+from flserve_app.errors import NotFound
+from flserve_app.registry import Registry
+from flserve_app.store import Serving, Version
+
+
+@final
+class Publisher:
+    """Publishes versions of one model and makes the payloads that lead to them.
+
+    Args:
+        registry: Where versions are stored.
+        model: Name they are published under.
+        codec: The delivery codec.
+        run: Id of the run, if there is one.
+        serving: What serving a version takes.
+    """
+
+    def __init__(
+        self, registry: Registry, model: str, codec: str, run: str | None = None, serving: Serving | None = None
+    ) -> None:
+        self.model = model
+        self.registry = registry
+        self._codec = codec
+        self._run = run
+        self._serving = serving
+        self._payloads = Payloads(self._make)
+        self._visiting: dict[str, Artifact] = {}
+        self._numbers: dict[str, int] = {}
+        self._current: tuple[Version, Artifact, ArrayRecord] | None = None
+
+    @property
+    def version(self) -> Version:
+        """The newest version."""
+        return self._now[0]
+
+    @property
+    def artifact(self) -> Artifact:
+        """The newest version's artifact."""
+        return self._now[1]
+
+    @property
+    def record(self) -> ArrayRecord:
+        """The newest version as the strategy and the loop see it."""
+        return self._now[2]
+
+    @property
+    def _now(self) -> tuple[Version, Artifact, ArrayRecord]:
+        if self._current is None:
+            raise NotFound(f"model {self.model!r} has no version yet")
+        return self._current
+
+    def publish(self, artifact: Artifact, server_round: int) -> Version:
+        """Store an artifact as the next version and make it the current one."""
+        parent = None if self._current is None else self.version.number
+        version = self.registry.publish(
+            self.model,
+            artifact,
+            parent=parent,
+            round=server_round,
+            run=self._run,
+            codec=self._codec,
+            serving=self._serving,
+        )
+        self.adopt(version, artifact)
+        return version
+
+    def adopt(self, version: Version, artifact: Artifact) -> None:
+        """Make a version that is stored already the current one."""
+        self._current = (version, artifact, to_record(artifact))
+        self._numbers[version.digest] = version.number
+        self._visiting.clear()
+
+    def measured(self, metrics: Mapping[str, float]) -> None:
+        """Add metrics to the newest version."""
+        self.registry.add_metrics(self.model, self.version.number, metrics)
+
+    def artifact_of(self, record: ArrayRecord) -> Artifact:
+        """Return the artifact of a record that is about to be delivered, published or not."""
+        if record is self.record:
+            return self.artifact
+        artifact = to_artifact(record, like=self.artifact)
+        if artifact.digest == self.artifact.digest:
+            return self.artifact
+        return self._visiting.setdefault(artifact.digest, artifact)
+
+    def number_of(self, digest: str) -> int:
+        """Return the number of a version this run published or began with; -1 for any other artifact."""
+        return self._numbers.get(digest, -1)
+
+    def plan(self, held: tuple[str, ...], target: str) -> Plan:
+        """Return how a client that holds these digests gets to the target."""
+        return plan(held, target, self._codec, [digest for digest in held if self._readable(digest)])
+
+    def payload(self, key: PayloadKey) -> bytes:
+        """Return the payload for a plan's key."""
+        return self._payloads.get(key)
+
+    def base(self, digest: str) -> Artifact:
+        """Return an artifact that was delivered.
+
+        Raises:
+            NotFound: If it is not stored.
+        """
+        if digest == self.version.digest:
+            return self.artifact
+        return self._visiting.get(digest) or self.registry.load(digest)
+
+    def cache_info(self) -> CacheInfo:
+        """Return the counters of the payload cache."""
+        return self._payloads.info()
+
+    def _readable(self, digest: str) -> bool:
+        if digest in self._visiting or digest in self._numbers:
+            return True
+        try:
+            return bool(self.registry.chain(digest))
+        except NotFound:
+            return False
+
+    def _make(self, key: PayloadKey) -> bytes:
+        base, target, codec = key
+        stored = self.registry.payload(target, base, codec)
+        if stored is not None:
+            return stored
+        return encode(self.base(target), None if base is None else self.base(base), codec)

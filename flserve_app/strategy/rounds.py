@@ -1,0 +1,125 @@
+"""The rounds of one run as rows: what each did, cost and reached.
+
+A row is complete when the next round begins or the run ends. Round 0 is what comes before the first round:
+the greeting and the evaluation of the version the run starts from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, final
+
+from flwr.app import ArrayRecord, MetricRecord
+
+from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.ledger import Ledger, RoundRow
+from flserve_app.strategy.publisher import Publisher
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+@final
+class Rounds:
+    """Gathers a round's numbers and hands over its row.
+
+    Args:
+        publisher: Knows the newest version, and keeps its metrics.
+        ledger: Counts bytes and seconds.
+        observer: Called with each finished row.
+    """
+
+    def __init__(self, publisher: Publisher, ledger: Ledger, observer: Callable[[RoundRow], None] | None) -> None:
+        self._publisher = publisher
+        self._ledger = ledger
+        self._observer = observer
+        self._grid: VersionedGrid | None = None
+        self._number = 0
+        self._open = False
+        self._started = 0.0
+        self._clients = 0
+        self._metrics: dict[str, float] = {}
+        self._central: dict[str, float] = {}
+
+    def begin(self, grid: VersionedGrid, number: int) -> None:
+        """Open the first row: round 0, or the round a resumed run starts from."""
+        self._grid = grid
+        self._start(number)
+
+    def enter(self, number: int) -> int:
+        """Finish the row before and open the next; returns the round's number."""
+        self.finish()
+        self._start(number)
+        return number
+
+    def finish(self) -> None:
+        """Hand the open row over; without one, do nothing."""
+        if not self._open:
+            return
+        self._open = False
+        row = self._row()
+        if self._observer is not None:
+            self._observer(row)
+
+    def aggregated(self, clients: int, metrics: MetricRecord | None) -> None:
+        """Note what training gave."""
+        self._clients = clients
+        self._metrics.update({f"train_{key}": value for key, value in _numbers(metrics).items()})
+
+    def evaluated(self, metrics: MetricRecord | None) -> None:
+        """Note what the clients measured on the published version."""
+        found = {f"client_{key}": value for key, value in _numbers(metrics).items()}
+        self._metrics.update(found)
+        if found:
+            self._publisher.measured(found)
+
+    def evaluating(self, evaluate_fn: EvaluateFn | None) -> EvaluateFn | None:
+        """Return an evaluate function that notes what it measures on the published version."""
+        if evaluate_fn is None:
+            return None
+
+        def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord | None:
+            metrics = evaluate_fn(self._number, arrays)
+            self._central = _numbers(metrics)
+            if self._central:
+                self._publisher.measured(self._central)
+            return metrics
+
+        return evaluate
+
+    def _start(self, number: int) -> None:
+        self._number = number
+        self._open = True
+        self._started = time.perf_counter()
+        self._clients = 0
+        self._metrics = {}
+        self._central = {}
+        if self._grid is not None:
+            self._grid.server_round = number
+
+    def _row(self) -> RoundRow:
+        version = self._publisher.version
+        by_version = {} if self._grid is None else self._grid.fleet.by_version()
+        counts: dict[str, Any] = self._ledger.take()
+        return RoundRow(
+            round=self._number,
+            version=version.number,
+            digest=version.digest,
+            accuracy=self._central.get("accuracy"),
+            loss=self._central.get("loss"),
+            metrics={**self._central, **self._metrics},
+            clients=self._clients,
+            client_versions={str(number): clients for number, clients in by_version.items()},
+            seconds=time.perf_counter() - self._started,
+            **counts,
+        )
+
+
+def _numbers(metrics: MetricRecord | None) -> dict[str, float]:
+    found = {} if metrics is None else dict(metrics)
+    return {
+        key: float(value)
+        for key, value in found.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }

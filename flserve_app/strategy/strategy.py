@@ -1,0 +1,206 @@
+"""`VersionedStrategy`: any Flower strategy, with versions.
+
+It wraps a strategy and changes what is around it, never what it computes. Rules:
+- Version 0 is published before the first round, and every aggregate right after it was computed, in the
+  dtypes of the version before; the loop goes on with the published one.
+- The inner strategy sees full ArrayRecords in the order of the clients' identities, and no error replies.
+- What it draws from `random` is a function of (seed, round, phase): two runs of a config are the same.
+- A model name that exists is continued only when asked to; nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from logging import INFO
+from pathlib import Path
+from typing import final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result, Strategy
+
+from flserve_app.client.records import to_artifact
+from flserve_app.codec import CODECS
+from flserve_app.errors import CodecError, ConfigError, Conflict
+from flserve_app.registry import Registry
+from flserve_app.store import Serving, Version
+from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.ledger import Ledger, RoundRow
+from flserve_app.strategy.nodes import wait_for_nodes
+from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.restore import restore
+from flserve_app.strategy.rounds import Rounds
+from flserve_app.strategy.seeds import drawing
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+@final
+class VersionedStrategy(Strategy):
+    """A Flower strategy that publishes versions and delivers them as what each client lacks.
+
+    Args:
+        inner: The strategy that samples and aggregates; FedAvg by default.
+        store: Directory of the version store, or an open registry.
+        codec: Delivery codec: `full`, `lossless` or `lossless-small`.
+        uplink: Codec of the clients' updates, relative to the version they were given.
+        model_name: Name the versions are published under.
+        seed: Seed of the inner strategy's sampling; None leaves it to Python's `random`.
+        run: Id of the run, recorded with each version.
+        serving: What serving a version takes, recorded with each version.
+        resume: Go on from the last version of a model name that exists.
+        num_clients: Clients to wait for before the first round; None for all that the nodes know of.
+        wait_seconds: How long to wait for them.
+        observer: Called with every finished round's row.
+
+    Raises:
+        CodecError: If a codec is unknown.
+        ConfigError: If the inner strategy has a round loop of its own, which wrapping would bypass.
+        StoreError: If the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        inner: Strategy | None = None,
+        *,
+        store: str | Path | Registry,
+        codec: str = "lossless",
+        uplink: str = "lossless",
+        model_name: str = "model",
+        seed: int | None = 0,
+        run: str | None = None,
+        serving: Serving | None = None,
+        resume: bool = False,
+        num_clients: int | None = None,
+        wait_seconds: float = 300.0,
+        observer: Callable[[RoundRow], None] | None = None,
+    ) -> None:
+        self.inner = FedAvg() if inner is None else inner
+        if type(self.inner).start is not Strategy.start:
+            raise ConfigError(f"{type(self.inner).__name__} has a round loop of its own, which cannot be wrapped")
+        self._codec = _known(codec)
+        self._uplink = _known(uplink)
+        self.registry = store if isinstance(store, Registry) else Registry.open(store)
+        self._resume = resume
+        self._seed = seed
+        self._num_clients = num_clients
+        self._wait_seconds = wait_seconds
+        self._ledger = Ledger()
+        self._publisher = Publisher(self.registry, model_name, codec, run, serving)
+        self._rounds = Rounds(self._publisher, self._ledger, observer)
+        self._grid: VersionedGrid | None = None
+        self._offset = 0
+
+    @property
+    def version(self) -> Version:
+        """The newest published version."""
+        return self._publisher.version
+
+    def summary(self) -> None:
+        """Log the settings of the delivery and of the inner strategy."""
+        log(INFO, "\t├──> Versions: model '%s'", self._publisher.model)
+        log(INFO, "\t│\t├── Delivery: %s down, %s up", self._codec, self._uplink)
+        log(INFO, "\t│\t└── Inner strategy: %s", type(self.inner).__name__)
+        self.inner.summary()
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Run the federation, as Flower's `Strategy.start` does, with versions.
+
+        Args:
+            grid: Flower's Grid.
+            initial_arrays: The initial model; it becomes version 0, unless a run is resumed.
+            num_rounds: Rounds in all; a resumed run does those that are left.
+            timeout: Seconds to wait for the replies of a phase.
+            train_config: Sent to the clients with training messages.
+            evaluate_config: Sent to the clients with evaluation messages.
+            evaluate_fn: Evaluates a version on the server.
+
+        Raises:
+            Conflict: If the model name exists and the run is not to resume.
+            DeliveryError: If fewer clients than expected connect.
+        """
+        self._begin(initial_arrays)
+        versioned = VersionedGrid(grid, self._publisher, self._ledger, self._uplink)
+        self._grid = versioned
+        self._rounds.begin(versioned, self._offset)
+        wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
+        result = super().start(
+            grid=versioned,
+            initial_arrays=self._publisher.record,
+            num_rounds=max(0, num_rounds - self._offset),
+            timeout=timeout,
+            train_config=train_config,
+            evaluate_config=evaluate_config,
+            evaluate_fn=self._rounds.evaluating(evaluate_fn),
+        )
+        self._rounds.finish()
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy configure a round of training, from a draw that repeats."""
+        number = self._rounds.enter(self._offset + server_round)
+        with drawing(self._seed, number, "train"):
+            return list(self.inner.configure_train(number, arrays, config, grid))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Let the inner strategy aggregate, and publish the result as the next version."""
+        number = self._offset + server_round
+        usable = [reply for reply in replies if not reply.has_error()]
+        aggregate, metrics = self.inner.aggregate_train(number, usable)
+        self._rounds.aggregated(len(usable), metrics)
+        if aggregate is None:
+            return None, metrics
+        started = time.perf_counter()
+        self._publisher.publish(restore(aggregate, self._publisher.artifact), number)
+        self._ledger.spent("publish", time.perf_counter() - started)
+        return self._publisher.record, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy configure a round of evaluation, from a draw that repeats."""
+        number = self._offset + server_round
+        with drawing(self._seed, number, "evaluate"):
+            return list(self.inner.configure_evaluate(number, arrays, config, grid))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Let the inner strategy aggregate the clients' evaluation of the published version."""
+        usable = [reply for reply in replies if not reply.has_error()]
+        metrics = self.inner.aggregate_evaluate(self._offset + server_round, usable)
+        self._rounds.evaluated(metrics)
+        return metrics
+
+    def _begin(self, initial_arrays: ArrayRecord) -> None:
+        latest = self.registry.latest(self._publisher.model)
+        if latest is None:
+            self._publisher.publish(to_artifact(initial_arrays), 0)
+            return
+        if not self._resume:
+            raise Conflict(
+                f"model {latest.model!r} is in the store already, at {latest.name}: "
+                "continue it with resume=true, or choose another model_name"
+            )
+        self._publisher.adopt(latest, self.registry.load(latest.digest))
+        self._offset = latest.round
+        log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
+
+
+def _known(codec: str) -> str:
+    if codec not in CODECS:
+        raise CodecError(f"codec {codec!r} is unknown; known: {', '.join(CODECS)}")
+    return codec

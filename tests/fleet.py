@@ -1,0 +1,128 @@
+"""An in-memory fleet: Flower's Grid without Flower's engine.
+
+It implements the production interface and runs a real ClientApp for each node, one after the other, in this
+process. As in the engine, a message and a context are copied on both sides, a context is kept only if the
+handler returned, and an exception becomes an error reply. `faults` are called with every message on its way
+and may change, drop (None) or fail it, so that a test breaks exactly what it wants to.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from flserve_app.strategy.message_size import message_bytes
+
+Fault = Callable[[Message], Message | None]
+
+
+def set_identity() -> None:
+    """Make this process a task of a run, without which Flower refuses to make messages."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+
+@dataclass
+class FleetGrid(Grid):
+    """A Grid over `size` nodes that all run `app`.
+
+    Attributes:
+        app: The ClientApp, or one a node.
+        size: Number of nodes; node ids are as unordered as Flower's.
+        node_config: Further entries of every node's config.
+        partitioned: Whether nodes have a `partition-id`, as simulated ones do.
+        down: Faults on the way to the clients.
+        up: Faults on the way back.
+        log: Every delivered message's node, type and bytes.
+    """
+
+    app: ClientApp | Callable[[int], ClientApp]
+    size: int
+    node_config: dict[str, str | int | float | bool] = field(default_factory=dict)
+    partitioned: bool = True
+    down: list[Fault] = field(default_factory=list)
+    up: list[Fault] = field(default_factory=list)
+    log: list[tuple[int, str, int]] = field(default_factory=list)
+    run_id: int = 7
+
+    def __post_init__(self) -> None:
+        set_identity()
+        self._ids = itertools.count(1)
+        self._pending: dict[str, Message] = {}
+        self.contexts = {self.node_id(number): self._context(number) for number in range(self.size)}
+        self.hidden: set[int] = set()
+
+    def node_id(self, number: int) -> int:
+        """Return the id of the node with a number: unordered, but the same in every test."""
+        return (number * 7919 + 104729) % 1_000_003
+
+    def number(self, node_id: int) -> int:
+        return next(number for number in range(self.size) if self.node_id(number) == node_id)
+
+    def _context(self, number: int) -> Context:
+        config = dict(self.node_config)
+        if self.partitioned:
+            config |= {"partition-id": number, "num-partitions": self.size}
+        return Context(
+            run_id=self.run_id, node_id=self.node_id(number), node_config=config, state=RecordDict(), run_config={}
+        )
+
+    def set_run(self, run: object) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> object:
+        raise NotImplementedError
+
+    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):  # type: ignore[no-untyped-def]
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return sorted(node_id for node_id in self.contexts if node_id not in self.hidden)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        names = []
+        for message in messages:
+            name = f"m{next(self._ids)}"
+            message.metadata.__dict__["_message_id"] = name
+            reply = self._serve(message)
+            if reply is not None:
+                self._pending[name] = reply
+            names.append(name)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._pending.pop(name) for name in message_ids if name in self._pending]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return list(self.pull_messages(self.push_messages(messages)))[::-1]
+
+    def _serve(self, message: Message) -> Message | None:
+        sent = through(self.down, copy.deepcopy(message))
+        if sent is None:
+            return None
+        node_id = message.metadata.dst_node_id
+        self.log.append((node_id, message.metadata.message_type, message_bytes(message)))
+        context = copy.deepcopy(self.contexts[node_id])
+        app = self.app if isinstance(self.app, ClientApp) else self.app(self.number(node_id))
+        try:
+            reply = app(sent, context)
+            self.contexts[node_id] = context
+        except Exception as error:  # noqa: BLE001
+            reply = Message(Error(code=2, reason=f"{type(error)}:<'{error}'>"), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = f"r{next(self._ids)}"
+        return through(self.up, copy.deepcopy(reply))
+
+
+def through(faults: list[Fault], message: Message) -> Message | None:
+    current: Message | None = message
+    for fault in faults:
+        if current is not None:
+            current = fault(current)
+    return current
