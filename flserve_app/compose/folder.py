@@ -77,7 +77,7 @@ def _editable_project() -> Path | None:
     from urllib.parse import unquote, urlparse
 
     try:
-        text = distribution("flserve_app").read_text("direct_url.json")
+        text = distribution("flserve").read_text("direct_url.json")
         found = json.loads(text) if text else {}
     except (PackageNotFoundError, ValueError):
         return None
