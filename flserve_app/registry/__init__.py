@@ -1,0 +1,7 @@
+"""Versions of models: publishing, loading, naming; composes codec and store."""
+
+from flserve_app.registry.history import cheapest_chain
+from flserve_app.registry.registry import Registry
+from flserve_app.store import LATEST, Edge, LabelMove, Run, Serving, Version
+
+__all__ = ["LATEST", "Edge", "LabelMove", "Registry", "Run", "Serving", "Version", "cheapest_chain"]

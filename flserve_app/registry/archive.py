@@ -1,0 +1,112 @@
+"""Artifacts kept as payloads: a chain of deltas with a full keyframe at intervals.
+
+Keeping encodes and makes the payload durable, but names it nowhere: that is the catalog's commit. Loading takes
+the cheapest chain from a keyframe or from a recent artifact, one step after another, and verifies each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import final
+
+from flserve_app.artifact import Artifact
+from flserve_app.codec import decode, encode
+from flserve_app.errors import CorruptBlob, StoreError
+from flserve_app.registry.history import cheapest_chain, delta_is_too_big, keyframe_is_due
+from flserve_app.registry.recent import RecentArtifacts
+from flserve_app.store import BlobStore, Catalog, Edge
+
+
+@final
+class Archive:
+    """The artifacts of one store; threads may share it.
+
+    Args:
+        catalog: Knows which payloads lead where.
+        blobs: Holds the payloads.
+        keyframe_every: The longest chain of payloads that loading may have to apply, at least 1.
+        codec: Codec of the history; a lossless one.
+        recent_bytes: What recent artifacts may take in memory.
+    """
+
+    def __init__(
+        self, catalog: Catalog, blobs: BlobStore, *, keyframe_every: int, codec: str, recent_bytes: int
+    ) -> None:
+        if keyframe_every < 1:
+            raise StoreError(f"keyframe_every must be at least 1, found {keyframe_every}")
+        self._catalog = catalog
+        self._blobs = blobs
+        self._keyframe_every = keyframe_every
+        self._codec = codec
+        self._recent = RecentArtifacts(recent_bytes)
+
+    def keep(self, artifact: Artifact, base: str | None) -> Edge | None:
+        """Make an artifact durable.
+
+        Args:
+            artifact: The content.
+            base: Digest of a kept artifact that it probably resembles, or None.
+
+        Returns:
+            The edge that the catalog has to add; None if it leads to this artifact already.
+
+        Raises:
+            NotFound: If the base is not kept.
+            StoreError: If the blob store cannot keep the payload.
+        """
+        if self._catalog.edges_behind(artifact.digest):
+            return None
+        payload, base = self._encode(artifact, base)
+        blob = self._blobs.put(payload)
+        return Edge(target=artifact.digest, base=base, codec=self._codec, blob=blob, nbytes=len(payload))
+
+    def remember(self, artifact: Artifact) -> None:
+        """Keep an artifact in memory as the most recent one."""
+        self._recent.put(artifact)
+
+    def load(self, digest: str) -> Artifact:
+        """Return an artifact, verified.
+
+        Raises:
+            NotFound: If it is not kept.
+            CorruptBlob: If what is kept is damaged.
+            CodecError: If a payload cannot be decoded.
+        """
+        recent = self._recent.snapshot()
+        artifact = recent.get(digest)
+        if artifact is None:
+            artifact = self._make(self.chain(digest, recent), recent)
+        self._recent.put(artifact)
+        return artifact
+
+    def chain(self, digest: str, at_hand: Collection[str] = ()) -> tuple[Edge, ...]:
+        """Return the payloads that make an artifact from nothing, or from one at hand. Raises NotFound."""
+        return cheapest_chain(digest, self._catalog.edges_behind(digest), at_hand)
+
+    def payload(self, target: str, base: str | None, codec: str) -> bytes | None:
+        """Return the payload kept between two artifacts (or from nothing) by a codec, if there is one."""
+        edge = self._catalog.edge(target, base, codec)
+        return None if edge is None else self._blobs.get(edge.blob, max_bytes=edge.nbytes)
+
+    def _make(self, chain: Sequence[Edge], recent: Mapping[str, Artifact]) -> Artifact:
+        artifact = self._apply(chain[0], recent.get(chain[0].base or ""))
+        for edge in chain[1:]:
+            artifact = self._apply(edge, artifact)
+        return artifact
+
+    def _apply(self, edge: Edge, base: Artifact | None) -> Artifact:
+        artifact = decode(self._blobs.get(edge.blob, max_bytes=edge.nbytes), base)
+        if artifact.digest != edge.target:
+            raise CorruptBlob(f"payload {edge.blob} makes {artifact.digest}, the catalog expects {edge.target}")
+        return artifact
+
+    def _encode(self, artifact: Artifact, base: str | None) -> tuple[bytes, str | None]:
+        chain = () if base is None else self.chain(base)
+        if base is None or keyframe_is_due(chain, self._keyframe_every):
+            return encode(artifact, None, self._codec), None
+        delta = encode(artifact, self.load(base), self._codec)
+        if delta_is_too_big(len(delta), chain):
+            keyframe = encode(artifact, None, self._codec)
+            if len(keyframe) <= len(delta):
+                return keyframe, None
+        return delta, base

@@ -1,0 +1,234 @@
+"""The registry: versions of models in one store.
+
+History is a chain of deltas with a full keyframe at intervals; loading walks it back and verifies every step.
+Publishing encodes first, makes the payload durable, and then commits version, payload and the label `latest`
+in one transaction: a crash leaves the old state or the new one, and at most a blob that nothing names. The
+same content published again is a new version without new bytes. The delivery codec of a version is recorded,
+not used: history is always lossless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self, final
+
+from flserve_app.artifact import Artifact
+from flserve_app.errors import NotFound
+from flserve_app.registry.archive import Archive
+from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, open_layout
+from flserve_app.registry.refs import resolve
+from flserve_app.store import (
+    BlobStore,
+    Catalog,
+    Database,
+    DirBlobs,
+    Draft,
+    Edge,
+    Expected,
+    LabelMove,
+    Labels,
+    Run,
+    Runs,
+    RunState,
+    Serving,
+    Version,
+    check_digest,
+)
+
+NO_METRICS: Mapping[str, float] = MappingProxyType({})
+RECENT_BYTES = 256 << 20
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+@final
+class Registry:
+    """Versions of models; threads may share it, and processes may share its store.
+
+    Args:
+        database: The catalog; closed with the registry.
+        blobs: Where payloads are kept.
+        keyframe_every: The longest chain of payloads that loading may have to apply, at least 1.
+        codec: Codec of the history; a lossless one.
+        clock: Gives the time, with a time zone.
+        recent_bytes: What recent artifacts may take in memory.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        *,
+        keyframe_every: int = 10,
+        codec: str = "lossless",
+        clock: Callable[[], datetime] = utc_now,
+        recent_bytes: int = RECENT_BYTES,
+    ) -> None:
+        self._database = database
+        self._catalog, self._labels, self._runs = Catalog(database), Labels(database), Runs(database)
+        self._archive = Archive(
+            self._catalog, blobs, keyframe_every=keyframe_every, codec=codec, recent_bytes=recent_bytes
+        )
+        self._clock = clock
+
+    @classmethod
+    def open(cls, path: str | Path, *, create: bool = True, **options: Any) -> Self:
+        """Open the store in a folder.
+
+        Args:
+            path: The folder; it holds `FORMAT`, `catalog.sqlite` and `blobs/`.
+            create: Whether to make it if it is not there.
+            **options: `keyframe_every`, `codec`, `clock`, `recent_bytes` of the class.
+
+        Raises:
+            NotFound: If it is not there and is not to be made.
+            StoreError: If it cannot be opened, is no store, or was made by a newer flserve.
+        """
+        folder = Path(path).absolute()
+        open_layout(folder, create=create)
+        database = Database.at(folder / CATALOG_FILE)
+        return cls(database, DirBlobs(folder / BLOBS_FOLDER), **options)
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        """Return the registry; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the catalog."""
+        self.close()
+
+    def publish(
+        self,
+        model: str,
+        artifact: Artifact,
+        *,
+        round: int,
+        codec: str,
+        parent: int | None = None,
+        run: str | None = None,
+        metrics: Mapping[str, float] = NO_METRICS,
+        serving: Serving | None = None,
+    ) -> Version:
+        """Publish an artifact as the next version of a model, and move `latest` to it.
+
+        Args:
+            model: Name of the model; made if it is new.
+            artifact: The content.
+            round: Federated round that made it; 0 for the initial one.
+            codec: Name of the codec by which clients get it.
+            parent: Number of the version it was derived from; history keeps the difference to it.
+            run: Id of a started run.
+            metrics: What is known of it already.
+            serving: What serving it takes.
+
+        Raises:
+            NotFound: If the parent or the run is not there.
+            StoreError: If the store cannot keep it; then nothing was published.
+        """
+        base = None if parent is None else self._catalog.version(model, parent).digest
+        edge = self._archive.keep(artifact, base)
+        draft = Draft(
+            model=model,
+            digest=artifact.digest,
+            nbytes=artifact.nbytes,
+            parent=parent,
+            round=round,
+            run=run,
+            codec=codec,
+            metrics=metrics,
+            created=self._clock(),
+            serving=serving,
+        )
+        version = self._catalog.publish(draft, edge)
+        self._archive.remember(artifact)
+        return version
+
+    def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
+        """Add metrics to a version, replacing those of the same name. Raises NotFound."""
+        return self._catalog.add_metrics(model, number, metrics)
+
+    def load(self, version: str | Version) -> Artifact:
+        """Return the artifact of a version, or of a whole digest, verified.
+
+        Raises:
+            NotFound: If the store does not hold it.
+            CorruptBlob: If what the store holds is damaged.
+            CodecError: If a payload cannot be decoded.
+        """
+        return self._archive.load(version.digest if isinstance(version, Version) else check_digest(version))
+
+    def chain(self, digest: str) -> tuple[Edge, ...]:
+        """Return the payloads that make an artifact from nothing, first to last. Raises NotFound."""
+        return self._archive.chain(digest)
+
+    def payload(self, target: str, base: str | None, codec: str) -> bytes | None:
+        """Return the stored payload between two digests (or from nothing) by a codec, if there is one.
+
+        Raises:
+            CorruptBlob: If it is damaged.
+        """
+        return self._archive.payload(target, base, codec)
+
+    def resolve(self, model: str, ref: str) -> Version:
+        """Return the version that `latest`, a label, `v12`, `12` or the start of a digest names.
+
+        Raises:
+            NotFound: If it names none or several; the message names the choices.
+        """
+        versions = self.versions(model)
+        if not versions:
+            known = ", ".join(self.models()) or "none"
+            raise NotFound(f"model {model!r} is not in the store; its models: {known}")
+        return resolve(ref, versions, self.labels(model))
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models that have a version, sorted."""
+        return self._catalog.models()
+
+    def exists(self, model: str) -> bool:
+        """Whether a model has a version."""
+        return self.latest(model) is not None
+
+    def latest(self, model: str) -> Version | None:
+        """Return the newest version of a model, if any."""
+        return self._catalog.latest(model)
+
+    def versions(self, model: str) -> tuple[Version, ...]:
+        """Return all versions of a model by number; none if it is not there."""
+        return self._catalog.versions(model)
+
+    def labels(self, model: str) -> dict[str, int]:
+        """Return the labels of a model and the numbers they stand at."""
+        return self._labels.of(model)
+
+    def label_moves(self, model: str, label: str | None = None) -> tuple[LabelMove, ...]:
+        """Return the moves of a model's labels (or of one), oldest first."""
+        return self._labels.moves(model, label)
+
+    def move_label(
+        self, model: str, label: str, number: int, *, why: str, who: str = "", expect: Expected = ...
+    ) -> LabelMove:
+        """Move a label; see `Labels.move`. Raises Conflict, NotFound, StoreError."""
+        return self._labels.move(model, label, number, who=who, why=why, moved=self._clock(), expect=expect)
+
+    def start_run(self, run: str, model: str, *, config: Mapping[str, Any]) -> Run:
+        """Record that a run starts. Raises Conflict if its id was used before."""
+        return self._runs.start(run, model, config=config, started=self._clock())
+
+    def finish_run(self, run: str, state: RunState = "finished") -> Run:
+        """Record how a run ended. Raises NotFound."""
+        return self._runs.finish(run, state, finished=self._clock())
+
+    def runs(self, model: str | None = None) -> tuple[Run, ...]:
+        """Return the runs (of one model), by start."""
+        return self._runs.all(model)
