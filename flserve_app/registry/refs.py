@@ -34,8 +34,8 @@ def resolve(ref: str, versions: Sequence[Version], labels: Mapping[str, int]) ->
         return by_number[int(match[1])]
     if _DIGEST.fullmatch(ref):
         found = [version for version in versions if version.digest.startswith(ref)]
-        if len({version.digest for version in found}) > 1:
-            raise NotFound(f"{ref!r} is the start of {len(found)} digests of model {versions[0].model!r}; add digits")
+        if (count := len({version.digest for version in found})) > 1:
+            raise NotFound(f"{ref!r} is the start of {count} digests of model {versions[0].model!r}; add digits")
         if found:
             return found[-1]
     raise NotFound(f"model {versions[0].model!r} has no version {ref!r}; it has {_choices(versions, labels)}")
