@@ -5,6 +5,7 @@ common ones may also be given as keys of their own (`codec="full"`). The folder 
 and printed at the start and the end.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from logging import ERROR, INFO
@@ -20,6 +21,8 @@ from flserve_app.compose.job import run_job
 from flserve_app.compose.screen import Screen
 from flserve_app.config import load
 from flserve_app.errors import ConfigError, FlserveError
+
+_PLAIN = re.compile(r"[\w./:+-]+")
 
 app = ServerApp()
 
@@ -54,4 +57,9 @@ def overrides_of(run_config: Mapping[str, object]) -> list[str]:
 
 
 def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

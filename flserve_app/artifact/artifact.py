@@ -98,7 +98,7 @@ class Artifact(Mapping[str, NDArray]):
 
 def byte_view(array: NDArray) -> memoryview:
     """Return the bytes of a C-contiguous array without copying them."""
-    return memoryview(array.reshape(-1).view(np.uint8)).cast("B") if array.size else memoryview(b"")
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 def _stored(name: str, array: NDArray, logical: str | None) -> tuple[NDArray, str]:

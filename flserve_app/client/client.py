@@ -100,7 +100,7 @@ class VersionedClient(NumPyClient, ABC):
         return _reply(message, {key: arrays}, examples, metrics)
 
     def _evaluate(self, message: Message, _: Context) -> Message:
-        _, record, config = _parts(message)
+        record, config = _parts(message)[1:]
         loss, examples, metrics = self.evaluate(_ndarrays(record), cast(Any, config))
         return _reply(message, {}, examples, {"loss": float(loss), **metrics})
 
@@ -123,4 +123,3 @@ def _reply(message: Message, records: dict[str, ArrayRecord], examples: int, met
     numbers = {key: value for key, value in dict(cast(Any, metrics)).items() if isinstance(value, int | float)}
     measured = MetricRecord({"num-examples": int(examples), **{key: float(value) for key, value in numbers.items()}})
     return Message(RecordDict({**records, "metrics": measured}), reply_to=message)
-

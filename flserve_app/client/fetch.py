@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
@@ -114,8 +114,6 @@ def _update(content: RecordDict, fetched: Fetched) -> tuple[bytes | None, str]:
     if len(records) != 1:
         return None, ""
     key, record = next(iter(records.items()))
-    if not isinstance(record, ArrayRecord):
-        return None, ""
     try:
         trained = to_artifact(record, like=fetched.artifact)
         return encode(trained, fetched.artifact, fetched.delivery.uplink), key

@@ -83,7 +83,12 @@ class Held:
         try:
             self._cache.install(reference, artifact)
         except (OSError, StoreError) as error:
-            log(WARNING, "flserve: %s keeps its version in memory, the cache cannot be written: %s", self.identity, error)
+            log(
+                WARNING,
+                "flserve: %s keeps its version in memory, the cache cannot be written: %s",
+                self.identity,
+                error,
+            )
             return False
         return True
 

@@ -76,5 +76,3 @@ def _reply(message: Message, context: Context, held: Held, status: Status, reaso
 def _partitions(context: Context) -> int:
     number = context.node_config.get("num-partitions", 0)
     return number if isinstance(number, int) else 0
-
-

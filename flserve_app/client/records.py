@@ -70,9 +70,7 @@ def read_array(name: str, array: Array) -> NDArray:
     head = BytesIO(array.data[:65536])
     try:
         version = np.lib.format.read_magic(head)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(head)
         if dtype.hasobject:
             raise ArtifactError(f"array {name!r}: object arrays are not allowed")
@@ -85,6 +83,6 @@ def read_array(name: str, array: Array) -> NDArray:
 def _to_array(tensor: NDArray, *, bfloat: bool) -> Array:
     values = bfloat16.widen(tensor) if bfloat else tensor
     head = BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))  # type: ignore[no-untyped-call]
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
     data = b"".join((head.getvalue(), byte_view(values)))
     return Array(str(values.dtype), tuple(values.shape), NUMPY_STYPE, data)

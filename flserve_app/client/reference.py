@@ -38,9 +38,7 @@ def parse_reference(text: str) -> Reference:
     """
     try:
         found = json.loads(text)
-        reference = Reference(
-            model=str(found["model"]), version=int(found["version"]), digest=str(found["digest"])
-        )
+        reference = Reference(model=str(found["model"]), version=int(found["version"]), digest=str(found["digest"]))
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"a held version's reference is malformed: {text[:80]!r}") from error
     if not _DIGEST.fullmatch(reference.digest):

@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -174,8 +175,8 @@ def take_answer(content: RecordDict) -> Answer | None:
     )
 
 
-def _put(content: RecordDict, record: dict[str, object], payload: Array | None) -> None:
-    content[RECORD] = ConfigRecord(record)  # type: ignore[arg-type]
+def _put(content: RecordDict, record: Mapping[str, object], payload: Array | None) -> None:
+    content[RECORD] = ConfigRecord(dict(record))  # type: ignore[arg-type]
     if payload is not None:
         content[PAYLOAD] = ArrayRecord({"payload": payload})
 

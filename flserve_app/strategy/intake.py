@@ -53,7 +53,7 @@ class Intake:
         if reply.has_error():
             self._ledger.sent("up", payload=0, message=size, full=0)
             self._ledger.failed()
-            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _one_line(reply.error.reason))
+            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _one_line(reply.error.reason or ""))
             return reply, None
         content = RecordDict(dict(reply.content))
         answer = take_answer(content)

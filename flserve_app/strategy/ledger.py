@@ -7,7 +7,7 @@ Flower sends them. Training and evaluation both count. Greetings count in messag
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -73,7 +73,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._bytes: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._plans: Counter[str] = Counter()
         self._failures = 0
         self._train_seconds = 0.0

@@ -119,7 +119,5 @@ class Rounds:
 def _numbers(metrics: MetricRecord | None) -> dict[str, float]:
     found = {} if metrics is None else dict(metrics)
     return {
-        key: float(value)
-        for key, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        key: float(value) for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)
     }

@@ -1,0 +1,74 @@
+"""Where a run is started: Flower's simulation engine, behind one function.
+
+Flower's Python entry point is marked for removal in favour of its command line, which needs a SuperLink and
+packs the project for every run; nothing but this file knows about it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from flserve_app.errors import DeliveryError, FlserveError
+
+CPUS_A_CLIENT = 1
+
+
+def simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
+    """Run a federation of simulated nodes.
+
+    Args:
+        serve: What the server does with its Grid.
+        client_app: What every node runs.
+        num_clients: Number of nodes.
+
+    Raises:
+        FlserveError: Whatever `serve` raised, or that the engine did not run it.
+    """
+    server_app = ServerApp()
+    served: list[bool] = []
+
+    @server_app.main()
+    def main(grid: Grid, _: Context) -> None:
+        serve(grid)
+        served.append(True)
+
+    backend = {
+        "client_resources": {"num_cpus": CPUS_A_CLIENT, "num_gpus": 0.0},
+        "init_args": {"log_to_driver": False, "logging_level": "ERROR"},
+    }
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns at every start
+    try:
+        with _quiet():
+            run_simulation(server_app, client_app, num_clients, backend_config=backend)  # type: ignore[arg-type]
+    except FlserveError:
+        raise
+    except RuntimeError as error:
+        raise DeliveryError(f"the simulation engine failed: {error}") from error
+    if not served:
+        raise DeliveryError("the simulation engine stopped before the run ended")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Flower's progress lines off the screen for the block; warnings of flserve stay."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.addFilter(_ours_or_severe)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeFilter(_ours_or_severe)
+
+
+def _ours_or_severe(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.WARNING or str(record.msg).startswith("flserve")

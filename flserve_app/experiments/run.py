@@ -1,0 +1,94 @@
+"""`flserve run`: one experiment, or a sweep of them, as a Hydra app.
+
+Hydra composes, makes the run folder and sweeps; the job is the same as under `flwr run`. Hydra's own error
+screens are replaced by one sentence: whatever it objects to is raised as `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from flwr.serverapp import Grid
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from flserve_app.compose.apps import make_client_app
+from flserve_app.compose.job import run_job
+from flserve_app.compose.screen import Screen
+from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
+from flserve_app.errors import ConfigError
+from flserve_app.experiments.engine import simulate
+
+DEFAULT_CLIENTS = 10
+PLAIN_WIDTH = 120
+
+
+def run(overrides: Sequence[str]) -> None:
+    """Run what the overrides describe; `-m` sweeps.
+
+    Raises:
+        ConfigError: If the configuration does not compose.
+        FlserveError: Whatever keeps a run from being done.
+    """
+    register_schemas()
+    app = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(_job)
+    try:
+        with _called("flserve run", overrides):
+            app()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_sentence(error)) from error
+
+
+def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
+    """Run one composed experiment in Flower's simulation engine.
+
+    Args:
+        composed: The configuration.
+        folder: The run folder.
+
+    Returns:
+        The summary.
+    """
+    console = Console()
+    console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    screen = Screen(composed.app.num_rounds, partial(console.print, soft_wrap=True, highlight=False), console)
+    summaries: list[dict[str, Any]] = []
+
+    def serve(grid: Grid) -> None:
+        summaries.append(run_job(grid, composed, folder, screen.show))
+
+    try:
+        simulate(serve, make_client_app(), composed.app.num_clients or DEFAULT_CLIENTS)
+    finally:
+        screen.close(summaries[0] if summaries else None)
+    return summaries[0]
+
+
+def _job(config: DictConfig) -> float | None:
+    output = HydraConfig.get().runtime.output_dir
+    summary = run_simulated(checked(config, output), Path(output))
+    accuracy: float | None = summary["final_accuracy"]
+    return accuracy
+
+
+@contextmanager
+def _called(name: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Let Hydra, which reads the process's own arguments, see these, and raise its errors as they are."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [name, *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
