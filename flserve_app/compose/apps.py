@@ -1,0 +1,47 @@
+"""The ClientApp of flserve's own tasks.
+
+`query.predict` asks a client for outputs of the version it holds: the message's ArrayRecord `inputs` has one
+array (n, ...), the reply's `outputs` one array (n, classes).
+"""
+
+from __future__ import annotations
+
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from flserve_app.compose.client import TaskClient
+from flserve_app.errors import DeliveryError
+
+
+def make_client_app() -> ClientApp:
+    """Return a ClientApp that binds `TaskClient` to Flower's messages."""
+    app = ClientApp()
+    app.train()(train)
+    app.evaluate()(evaluate)
+    app.query("predict")(predict)
+    return app
+
+
+def train(message: Message, context: Context) -> Message:
+    """Fetch the delivered version, train on it, send the update."""
+    return TaskClient(context).handle_train(message)
+
+
+def evaluate(message: Message, context: Context) -> Message:
+    """Fetch the delivered version and evaluate it on the client's examples."""
+    return TaskClient(context).handle_evaluate(message)
+
+
+def predict(message: Message, context: Context) -> Message:
+    """Predict with the held version, on this device.
+
+    Raises:
+        DeliveryError: If the message has no array of inputs.
+        NotFound: If the client holds no version.
+    """
+    inputs = message.content.array_records.get("inputs", ArrayRecord())
+    if len(inputs) != 1:
+        raise DeliveryError(f"query.predict needs one array of inputs, found {len(inputs)}")
+    config = dict(message.content.config_records.get("config", {}))
+    outputs = TaskClient(context).with_settings(config).predict(next(iter(inputs.values())).numpy())
+    return Message(RecordDict({"outputs": ArrayRecord({"outputs": Array(outputs)})}), reply_to=message)
