@@ -1,27 +1,32 @@
 """From sorted residuals to bytes: two entropy coders.
 
-`planes` (fast): the words' bytes by significance, lowest first, each plane whole, all in one zstd frame.
-`bins` (small): pcodec, one page a run of labels (`Order.runs`, at least `LEAST_RUN` words), since what is alike has
-a distribution of its own. Its body is, a run: two header bytes and the chunk meta of pcodec's wrapped format
-and the page, after a varint of their length for all runs but the last. Mode and delta encoding are `classic`
-and `none` (the first byte of a chunk meta is 0): others could ask for memory. pcodec takes words of 16 bits
-and more; bytes are coded as one plane instead.
+Words of one label are alike, those of another are not: so both coders cut the sorted words into runs of whole
+groups (`Order.runs`; unsorted words are one run), each with a distribution of its own, and code a run at a time.
+Parts stand one after another, a varint of its length before each but the last.
+
+`planes` (fast): a part is one byte plane of one run of at least `PLANE_RUN` words, as it is or squeezed
+(`frames`) if that is shorter; all runs of the lowest byte first, then of the next.
+`bins` (small): a part is one run of at least `PAGE_RUN` words by pcodec: the two header bytes, chunk meta and the
+page of its wrapped format. Mode and delta encoding are `classic` and `none` (the first byte of the meta is 0):
+others could ask for memory. pcodec takes words of 16 bits and more; single bytes go by `planes`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, final
 
 import numpy as np
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, wrapped
 
-from flserve_app.codec.frames import compress, decompress
+from flserve_app.codec.frames import squeeze, unsqueeze
 from flserve_app.codec.grouping import CHUNK_WORDS, Order
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
-LEAST_RUN = 2048
+PLANE_RUN = 1 << 14
+PAGE_RUN = 1 << 12
 _FILE_HEADER_BYTES = 2
 _PCO_TYPES = {2: "u16", 4: "u32", 8: "u64"}
 _CONFIG = ChunkConfig(
@@ -51,15 +56,19 @@ class Planes:
     """Byte planes and zstd."""
 
     def pack(self, words: Words, order: Order | None) -> bytes:
-        """Return the planes as one zstd frame."""
-        planes = np.empty((words.itemsize, words.size), np.uint8)
-        for index in range(words.itemsize):
-            planes[index] = words >> (8 * index)
-        return compress(planes.data)
+        """Return the planes, each run squeezed."""
+        runs = _runs(words, order, PLANE_RUN)
+        planes = [(words >> (8 * index)).astype(np.uint8) for index in range(words.itemsize)]
+        return _joined([squeeze(plane[run].data) for plane in planes for run in runs])
 
     def unpack(self, body: memoryview, words: Words, order: Order | None) -> None:
         """Fill the words from the planes."""
-        planes = np.frombuffer(decompress(body, words.nbytes), np.uint8).reshape(words.itemsize, words.size)
+        runs = _runs(words, order, PLANE_RUN)
+        parts = iter(_split(body, len(runs) * words.itemsize))
+        planes = np.empty((words.itemsize, words.size), np.uint8)
+        for plane in planes:
+            for run in runs:
+                plane[run] = np.frombuffer(unsqueeze(next(parts), run.stop - run.start), np.uint8)
         words[:] = planes[-1]
         for plane in planes[-2::-1]:
             words <<= 8
@@ -74,23 +83,31 @@ class Bins:
         """Return the pages of all runs."""
         if words.itemsize not in _PCO_TYPES:
             return Planes().pack(words, order)
-        pages = [_page(words[run]) for run in _runs(words, order)]
-        return b"".join(varint(len(page)) + page for page in pages[:-1]) + pages[-1]
+        return _joined([_page(words[run]) for run in _runs(words, order, PAGE_RUN)])
 
     def unpack(self, body: memoryview, words: Words, order: Order | None) -> None:
         """Fill the words from the pages."""
         if words.itemsize not in _PCO_TYPES:
             Planes().unpack(body, words, order)
             return
-        reader = Reader(body, "pages")
-        parts = _runs(words, order)
-        for run in parts[:-1]:
-            _fill(words[run], reader.take(reader.varint()))
-        _fill(words[parts[-1]], reader.take(reader.left))
+        runs = _runs(words, order, PAGE_RUN)
+        for run, page in zip(runs, _split(body, len(runs)), strict=True):
+            _fill(words[run], page)
 
 
-def _runs(words: Words, order: Order | None) -> list[slice]:
-    return [slice(0, words.size)] if order is None else list(order.runs(LEAST_RUN))
+def _runs(words: Words, order: Order | None, least: int) -> list[slice]:
+    return [slice(0, words.size)] if order is None else list(order.runs(least))
+
+
+def _joined(parts: Sequence[bytes | memoryview]) -> bytes:
+    sized = [piece for part in parts[:-1] for piece in (varint(len(part)), part)]
+    return b"".join((*sized, parts[-1]))
+
+
+def _split(body: memoryview, count: int) -> list[memoryview]:
+    reader = Reader(body, "chunk")
+    parts = [reader.take(reader.varint()) for _ in range(count - 1)]
+    return [*parts, reader.take(reader.left)]
 
 
 def _page(words: Words) -> bytes:

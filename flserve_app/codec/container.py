@@ -37,8 +37,9 @@ digest stands, which has to come from somewhere trusted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 from flserve_app.artifact import DTYPES_BY_CODE, TensorSpec, check_specs, dtype_named
@@ -109,10 +110,16 @@ class Content:
     bodies: tuple[memoryview, ...]
 
 
-def seal(parts: bytearray) -> bytes:
-    """Return the payload of all that precedes the checksum."""
-    parts += checksum(memoryview(parts))
-    return bytes(parts)
+def seal(header: Header, records: Iterable[Sequence[bytes | memoryview]]) -> bytes:
+    """Return a payload of a header and records in parts, which are taken one by one."""
+    payload = BytesIO()
+    payload.write(header.write())
+    for record in records:
+        payload.writelines(record)
+    with payload.getbuffer() as written:
+        tail = checksum(written)
+    payload.write(tail)
+    return payload.getvalue()
 
 
 def unseal(payload: memoryview) -> Reader:

@@ -18,7 +18,7 @@ from flserve_app.codec.ops import RAW, SAME, Layout
 from flserve_app.codec.spread import spread
 from flserve_app.codec.words import words_of
 
-_SAMPLE_WORDS = 1 << 14
+_SAMPLE_WORDS = 1 << 14  # large enough to be spread over cores
 _SAMPLES = 4
 _CLOSE = 1.1
 
@@ -48,11 +48,7 @@ def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = 
         count=len(target),
         specs=None if as_base else tuple(target.specs.values()),
     )
-    payload = bytearray(header.write())
-    for record in _records(target, held, chosen):
-        for part in record:
-            payload += part
-    return seal(payload)
+    return seal(header, _records(target, held, chosen))
 
 
 def _records(target: Artifact, base: Artifact | None, codec: Codec) -> Iterator[Parts]:
@@ -99,7 +95,7 @@ def _record(pair: Pair, codec: Codec, over: Over) -> Parts:
     """Return the smallest record of a tensor."""
     best = write_record(RAW, [byte_view(pair.target)])
     offers = codec.offers(pair) if pair.target.size else ()
-    for layout in _close(offers, pair):
+    for layout in _close(offers, pair, over):
         spans = _spans(pair.target.size, layout.chunk_words)
         bodies = list(over(_packer(layout, pair), spans, pair.target.nbytes))
         record = write_record(layout.op.code, write_content(layout.side, bodies))
@@ -124,12 +120,13 @@ def _packer(layout: Layout, pair: Pair) -> Callable[[slice], bytes]:
     return pack
 
 
-def _close(offers: Sequence[Layout], pair: Pair) -> Sequence[Layout]:
+def _close(offers: Sequence[Layout], pair: Pair, over: Over) -> Sequence[Layout]:
     """Return the offers that come close to the best on a sample; all of them for a tensor of one chunk."""
     words = pair.target.size
     if len(offers) < 2 or words <= CHUNK_WORDS:
         return offers
     step = (words - _SAMPLE_WORDS) // (_SAMPLES - 1)
     spans = [slice(start, start + _SAMPLE_WORDS) for start in range(0, words - _SAMPLE_WORDS + 1, step)]
-    sizes = [sum(map(len, map(_packer(layout, pair), spans))) for layout in offers]
+    nbytes = pair.target[: len(spans) * _SAMPLE_WORDS].nbytes
+    sizes = [sum(map(len, over(_packer(layout, pair), spans, nbytes))) for layout in offers]
     return [layout for layout, size in zip(offers, sizes, strict=True) if size <= _CLOSE * min(sizes)]

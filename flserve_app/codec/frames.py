@@ -14,24 +14,34 @@ import zstandard
 from flserve_app.errors import CodecError
 
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
-_PARAMETERS = zstandard.ZstdCompressionParameters.from_level(1, format=_FORMAT, write_content_size=1, write_checksum=0)
+# Residuals do not repeat, or in long runs of zeros: a small table of long matches, and Huffman coding for the rest.
+_PARAMETERS = zstandard.ZstdCompressionParameters(
+    format=_FORMAT,
+    window_log=17,
+    hash_log=8,
+    min_match=7,
+    strategy=zstandard.STRATEGY_FAST,
+    write_content_size=1,
+    write_checksum=0,
+    write_dict_id=0,
+)
 _MIN_WINDOW = 1 << 10
 _local = threading.local()
 
 
-def squeeze(data: bytes) -> bytes:
+def squeeze(data: bytes | memoryview) -> bytes | memoryview:
     """Return a zstd frame of the data, or the data themselves if that is not longer."""
     frame = compress(data)
     return frame if len(frame) < len(data) else data
 
 
-def unsqueeze(body: memoryview, size: int) -> bytes:
+def unsqueeze(body: memoryview, size: int) -> bytes | memoryview:
     """Return the `size` bytes that were squeezed.
 
     Raises:
         CodecError: If there are not so many.
     """
-    return bytes(body) if len(body) == size else decompress(body, size)
+    return body if len(body) == size else decompress(body, size)
 
 
 def compress(data: bytes | memoryview) -> bytes:

@@ -9,9 +9,9 @@ that predicts the magnitude of its residual; words of a chunk are sorted by labe
 order. The exponents cost nothing, as the decoder holds the base; the scales cost a byte a row and a column.
 
 Side bytes in a payload: nothing, for no sorting; else a varint `row`. `row` = 1: labels are exponents alone.
-Otherwise the words are rows of that length (the last may be shorter), `MIN_ROW` to `CHUNK_WORDS` words, and the scales
-follow, one byte a row then one a column: as they are, or as a zstd frame if that is shorter. A tensor is cut
-into chunks of whole rows, as many as fit into `CHUNK_WORDS` words.
+Otherwise the words are rows of that length (the last may be shorter), of `MIN_ROW` (16) to `CHUNK_WORDS`
+(131,072) words, and the scales follow, one byte a row then one a column: as they are, or as a frame (`frames`) if
+that is shorter. A chunk is `CHUNK_WORDS` words, or as many whole rows as fit in them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from flserve_app.errors import CodecError
 CHUNK_WORDS = 1 << 17
 MIN_ROW = 16
 Bytes = npt.NDArray[np.uint8]
+_LABELS = np.arange(1, 256, dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,16 +39,16 @@ class Order:
     """How the words of a chunk are sorted.
 
     Attributes:
+        labels: Label of each word as it stands in the chunk (n,).
         permutation: Where each sorted word stands in the chunk (n,).
-        labels: The sorted labels (n,).
     """
 
-    permutation: npt.NDArray[np.intp]
     labels: Bytes
+    permutation: npt.NDArray[np.intp]
 
     def runs(self, least: int) -> Iterator[slice]:
         """Yield slices of the sorted words, each of whole groups and at least so many words; the last may be short."""
-        edges: list[int] = np.searchsorted(self.labels, np.arange(1, 256)).tolist()
+        edges: list[int] = np.searchsorted(self.labels, _LABELS, sorter=self.permutation).tolist()
         start, stop = 0, self.labels.size
         for edge in [*edges, stop]:
             if edge - start >= least or start < edge == stop:
@@ -90,10 +91,9 @@ class Grouping:
             scales = np.frombuffer(self.scales, np.uint8)
             scales = scales[first:last, None] + scales[None, -self.row :]
             labels -= scales.reshape(-1)[start - first * self.row :][: stop - start]
-        if not labels.size or (labels == labels[0]).all():
+        if labels[0] == labels[-1] and (labels == labels[0]).all():
             return None
-        permutation = np.argsort(labels, kind="stable")
-        return Order(permutation, labels[permutation])
+        return Order(labels, np.argsort(labels, kind="stable"))
 
 
 def read_row(side: memoryview) -> int:
@@ -128,7 +128,7 @@ def read_grouping(side: memoryview, words: int) -> Grouping:
             raise CodecError(f"grouping: {len(scales)} bytes too many")
         return Grouping(row=row)
     rows = -(-words // row)
-    return Grouping(row=row, scales=unsqueeze(scales, rows + row))
+    return Grouping(row=row, scales=bytes(unsqueeze(scales, rows + row)))
 
 
 def _exponents(base: Words, dtype: DType) -> Bytes:
@@ -137,5 +137,6 @@ def _exponents(base: Words, dtype: DType) -> Bytes:
         return np.zeros(base.size, np.uint8)
     mask = min(0xFF, (1 << (base.dtype.itemsize * 8 - 1 - dtype.exponent_shift)) - 1)
     exponents = (base >> dtype.exponent_shift).astype(np.uint8)
-    exponents &= mask
+    if mask < 0xFF:
+        exponents &= mask
     return exponents

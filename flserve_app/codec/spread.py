@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-SERIAL_BELOW_BYTES = 1 << 20
+SERIAL_BELOW_BYTES = 1 << 18
 _IN_FLIGHT_PER_WORKER = 4
 
 Job = TypeVar("Job")
@@ -27,7 +27,8 @@ def workers() -> int:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
+def _pool(pid: int) -> ThreadPoolExecutor:
+    # By process: a fork has the pool's value but none of its threads.
     return ThreadPoolExecutor(max_workers=workers(), thread_name_prefix="flserve-codec")
 
 
@@ -45,7 +46,7 @@ def spread(function: Callable[[Job], Result], jobs: Iterable[Job], nbytes: int) 
     running: deque[Future[Result]] = deque()
     try:
         for job in jobs:
-            running.append(_pool().submit(function, job))
+            running.append(_pool(os.getpid()).submit(function, job))
             if len(running) >= _IN_FLIGHT_PER_WORKER * workers():
                 yield running.popleft().result()
         while running:

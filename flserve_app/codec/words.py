@@ -28,23 +28,22 @@ def _bits(words: Words) -> int:
     return words.dtype.itemsize * 8
 
 
-def ordered(words: Words, dtype: DType) -> Words:
+def ordered(words: Words, dtype: DType, out: Words | None = None) -> Words:
     """Return signed integers in the order of the values; for floats its own inverse.
 
     Args:
         words: Words (n,), signed or unsigned.
         dtype: What the words are.
-
-    Returns:
-        Signed integers (n,), a new array.
+        out: Signed integers (n,) to write to, if not to a new array.
     """
     signed = words.view(f"<i{words.dtype.itemsize}")
     if dtype.kind != "float":
-        return signed.copy()
+        result: Words = np.positive(signed, out=out)
+        return result
     flip = signed >> (_bits(words) - 1)
     flip &= (1 << (_bits(words) - 1)) - 1
-    flip ^= signed
-    return flip
+    np.bitwise_xor(flip, signed, out=flip if out is None else out)
+    return flip if out is None else out
 
 
 def residual(target: Words, base: Words | None, dtype: DType) -> Words:
@@ -67,4 +66,4 @@ def restore(zigzag: Words, base: Words | None, dtype: DType, out: Words) -> None
     difference = zigzag.view(f"<i{zigzag.dtype.itemsize}")
     if base is not None:
         difference += ordered(base, dtype)
-    out[:] = ordered(difference, dtype).view(zigzag.dtype)
+    ordered(difference, dtype, out.view(difference.dtype))
