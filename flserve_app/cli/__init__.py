@@ -1,0 +1,5 @@
+"""The command line, `flserve`."""
+
+from flserve_app.cli.app import app, main
+
+__all__ = ["app", "main"]

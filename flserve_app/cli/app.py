@@ -1,0 +1,47 @@
+"""The application: its commands, and the boundary where errors become one line.
+
+Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1.
+Wrong usage exits with 2, as click does. Heavy packages are imported by the commands that need them, so that
+the light ones answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import typer
+from typer.core import TyperGroup
+
+from flserve_app.cli import history
+from flserve_app.errors import FlserveError
+
+
+@final
+class ErrorBoundary(TyperGroup):
+    """A group of commands that turns our errors into a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except FlserveError as error:
+            typer.secho(f"error: {' '.join(str(error).split())}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="flserve",
+    help="Model distribution and serving for federated learning on Flower.",
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("log")(history.log)
+app.command("diff")(history.diff)
+app.command("export")(history.export)
+
+
+def main() -> None:
+    """Run the command line; it ends the process."""
+    app()

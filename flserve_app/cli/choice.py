@@ -1,0 +1,63 @@
+"""Which store and which model a command is about, when it is not told.
+
+Right after a run, `flserve log` shows that run: the newest store below `outputs/` is taken, and said on stderr.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from flserve_app.errors import NotFound
+from flserve_app.registry import Registry
+
+OUTPUTS = Path("outputs")
+STORE = "store"
+MARKER = "FORMAT"
+
+
+def open_store(path: Path | None) -> Registry:
+    """Open a store to look at: the one in the given folder (or run folder), else the newest one.
+
+    Raises:
+        NotFound: If there is none.
+        StoreError: If it cannot be opened.
+    """
+    if path is None:
+        path = newest_store(OUTPUTS)
+        typer.echo(f"store: {path}", err=True)
+    elif not (path / MARKER).exists() and (path / STORE / MARKER).exists():
+        path = path / STORE
+    return Registry.open(path, create=False)
+
+
+def newest_store(outputs: Path) -> Path:
+    """Return the store below a folder that was written to last.
+
+    Raises:
+        NotFound: If there is none.
+    """
+    stores = [marker.parent for marker in outputs.glob(f"**/{STORE}/{MARKER}")]
+    if not stores:
+        raise NotFound(f"there is no store below {outputs.absolute()}: name one with --store")
+    return max(stores, key=lambda store: (_last_written(store), str(store)))
+
+
+def choose_model(registry: Registry, model: str | None) -> str:
+    """Return the model that was named, else the only one in the store.
+
+    Raises:
+        NotFound: If it is not there, or there is not just one.
+    """
+    models = registry.models()
+    if model is None and len(models) == 1:
+        return models[0]
+    if model is None or model not in models:
+        asked = "name one with --model" if model is None else f"there is no {model!r}"
+        raise NotFound(f"models in the store: {', '.join(models) or 'none'}; {asked}")
+    return model
+
+
+def _last_written(store: Path) -> float:
+    return max((entry.stat().st_mtime for entry in store.iterdir()), default=0.0)
