@@ -23,14 +23,6 @@ class RecentArtifacts:
         self._artifacts: OrderedDict[str, Artifact] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, digest: str) -> Artifact | None:
-        """Return an artifact if it is here."""
-        with self._lock:
-            artifact = self._artifacts.get(digest)
-            if artifact is not None:
-                self._artifacts.move_to_end(digest)
-            return artifact
-
     def put(self, artifact: Artifact) -> None:
         """Keep an artifact, dropping those used longest ago."""
         with self._lock:

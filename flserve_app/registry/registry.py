@@ -78,13 +78,25 @@ class Registry:
         self._clock = clock
 
     @classmethod
-    def open(cls, path: str | Path, *, create: bool = True, **options: Any) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        create: bool = True,
+        keyframe_every: int = 10,
+        codec: str = "lossless",
+        clock: Callable[[], datetime] = utc_now,
+        recent_bytes: int = RECENT_BYTES,
+    ) -> Self:
         """Open the store in a folder.
 
         Args:
             path: The folder; it holds `FORMAT`, `catalog.sqlite` and `blobs/`.
             create: Whether to make it if it is not there.
-            **options: `keyframe_every`, `codec`, `clock`, `recent_bytes` of the class.
+            keyframe_every: As of the class; so are the others.
+            codec: Codec of the history.
+            clock: Gives the time.
+            recent_bytes: What recent artifacts may take in memory.
 
         Raises:
             NotFound: If it is not there and is not to be made.
@@ -92,8 +104,14 @@ class Registry:
         """
         folder = Path(path).absolute()
         open_layout(folder, create=create)
-        database = Database.at(folder / CATALOG_FILE)
-        return cls(database, DirBlobs(folder / BLOBS_FOLDER), **options)
+        return cls(
+            Database.at(folder / CATALOG_FILE),
+            DirBlobs(folder / BLOBS_FOLDER),
+            keyframe_every=keyframe_every,
+            codec=codec,
+            clock=clock,
+            recent_bytes=recent_bytes,
+        )
 
     def close(self) -> None:
         """Close the catalog."""

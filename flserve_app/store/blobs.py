@@ -106,7 +106,7 @@ class DirBlobs:
         """Keep bytes; return their digest once they would survive a power cut."""
         digest = hashlib.sha256(data).hexdigest()
         path = self._file(digest)
-        if _stored_bytes(path) == len(data):
+        if self._holds(digest, len(data)):
             # Another process may have renamed it a moment ago: only the folder's sync makes the name durable.
             _sync_names(path.parent)
         else:
@@ -153,6 +153,14 @@ class DirBlobs:
         for path in self._path.glob("[0-9a-f][0-9a-f]/*"):
             if not path.name.startswith(TEMPORARY) and _DIGEST.fullmatch(path.name):
                 yield path.name
+
+    def _holds(self, digest: str, size: int) -> bool:
+        """Whether a blob is there undamaged; a damaged one is to be written again."""
+        try:
+            self.get(digest, max_bytes=size)
+        except StoreError:
+            return False
+        return True
 
     def _file(self, digest: str) -> Path:
         return self._path / check_digest(digest)[:2] / digest

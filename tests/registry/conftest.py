@@ -17,11 +17,18 @@ class Clock:
 
 
 @pytest.fixture
+def place(tmp_path):
+    """A folder with nothing in it, whatever else a test gets."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+@pytest.fixture
 def clock():
     return Clock()
 
 
 @pytest.fixture
-def registry(tmp_path, clock):
-    with Registry.open(tmp_path / "store", clock=clock, keyframe_every=4) as opened:
+def registry(place, clock):
+    with Registry.open(place / "store", clock=clock, keyframe_every=4) as opened:
         yield opened

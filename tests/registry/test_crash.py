@@ -81,13 +81,13 @@ def publish_and_die(store: Path, when: str) -> int:
         ("after the commit", True),
     ],
 )
-def test_a_killed_publication_leaves_the_old_state_or_the_new(tmp_path, when, published):
+def test_a_killed_publication_leaves_the_old_state_or_the_new(place, when, published):
     artifacts = drifting(3)
-    with Registry.open(tmp_path) as registry:
+    with Registry.open(place) as registry:
         for number, artifact in enumerate(artifacts[:2]):
             registry.publish("m", artifact, parent=number - 1 if number else None, round=number, codec="lossless")
-    assert publish_and_die(tmp_path, when) == -signal.SIGKILL
-    with Registry.open(tmp_path, create=False) as registry:
+    assert publish_and_die(place, when) == -signal.SIGKILL
+    with Registry.open(place, create=False) as registry:
         versions = registry.versions("m")
         assert len(versions) == (3 if published else 2)
         assert registry.labels("m") == {"latest": versions[-1].number}
@@ -96,5 +96,5 @@ def test_a_killed_publication_leaves_the_old_state_or_the_new(tmp_path, when, pu
         assert again.number == len(versions)
         assert registry.load(again) == artifacts[2]
         named = {edge.blob for version in registry.versions("m") for edge in registry.chain(version.digest)}
-    assert named == set(DirBlobs(tmp_path / "blobs"))
-    Database.at(tmp_path / "catalog.sqlite").close()
+    assert named == set(DirBlobs(place / "blobs"))
+    Database.at(place / "catalog.sqlite").close()

@@ -24,12 +24,12 @@ with Registry.open(store) as registry:
 """
 
 
-def test_processes_publish_on_one_store_and_lose_nothing(tmp_path):
+def test_processes_publish_on_one_store_and_lose_nothing(place):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     seeds, count = range(3), 8
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", PUBLISH, str(tmp_path / "store"), str(seed), str(count)],
+            [sys.executable, "-c", PUBLISH, str(place / "store"), str(seed), str(count)],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -39,7 +39,7 @@ def test_processes_publish_on_one_store_and_lose_nothing(tmp_path):
     said = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     expected = dict(line.split() for lines in said for line in lines.splitlines())
-    with Registry.open(tmp_path / "store", create=False) as registry:
+    with Registry.open(place / "store", create=False) as registry:
         versions = registry.versions("m")
         assert {str(version.number): version.digest for version in versions} == expected
         assert sorted(version.serial for version in versions) == list(range(1, 25))
@@ -49,8 +49,8 @@ def test_processes_publish_on_one_store_and_lose_nothing(tmp_path):
                 assert registry.load(artifact.digest) == artifact
 
 
-def test_threads_share_a_registry(tmp_path):
-    with Registry.open(tmp_path, recent_bytes=0) as registry:
+def test_threads_share_a_registry(place):
+    with Registry.open(place, recent_bytes=0) as registry:
         registry.publish("m", unrelated(0), round=0, codec="lossless")
 
         def publish_and_load(seed: int) -> int:

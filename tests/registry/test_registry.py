@@ -23,10 +23,10 @@ def blob_files(folder):
     return [path for path in (folder / "blobs").rglob("*") if path.is_file()]
 
 
-def test_every_version_comes_back_from_a_fresh_process(tmp_path, registry):
+def test_every_version_comes_back_from_a_fresh_process(place, registry):
     artifacts = drifting(11)
     made = publish_all(registry, artifacts)
-    with Registry.open(tmp_path / "store", create=False) as reopened:
+    with Registry.open(place / "store", create=False) as reopened:
         for version, artifact in zip(made, artifacts, strict=True):
             assert reopened.load(version) == artifact
             assert reopened.load(artifact.digest).digest == artifact.digest
@@ -48,21 +48,21 @@ def test_a_delta_that_saves_nothing_becomes_a_keyframe(registry):
     assert registry.chain(made[1].digest)[0].base is None
 
 
-def test_keyframe_every_one_keeps_every_version_whole(tmp_path):
-    with Registry.open(tmp_path, keyframe_every=1) as registry:
+def test_keyframe_every_one_keeps_every_version_whole(place):
+    with Registry.open(place, keyframe_every=1) as registry:
         made = publish_all(registry, drifting(3))
         assert [len(registry.chain(version.digest)) for version in made] == [1, 1, 1]
     with pytest.raises(StoreError, match="at least 1, found 0"):
-        Registry.open(tmp_path, keyframe_every=0)
+        Registry.open(place, keyframe_every=0)
 
 
-def test_a_rollback_is_a_new_version_without_new_bytes(tmp_path, registry):
+def test_a_rollback_is_a_new_version_without_new_bytes(place, registry):
     good, bad = drifting(2)
     publish_all(registry, [good, bad])
-    before = blob_files(tmp_path / "store")
+    before = blob_files(place / "store")
     back = registry.publish("m", good, parent=1, round=2, codec="lossless")
     assert (back.number, back.serial, back.digest, back.stored) == (2, 3, good.digest, 0)
-    assert blob_files(tmp_path / "store") == before
+    assert blob_files(place / "store") == before
     assert registry.latest("m") == back
     assert registry.resolve("m", "latest").digest == good.digest
 
@@ -92,23 +92,23 @@ def test_the_history_payload_can_be_delivered(registry):
     assert registry.payload(artifacts[1].digest, artifacts[0].digest, "full") is None
 
 
-def test_loading_needs_only_what_is_not_at_hand(tmp_path):
+def test_loading_needs_only_what_is_not_at_hand(place):
     artifacts = drifting(5)
-    with Registry.open(tmp_path, keyframe_every=10) as registry:
+    with Registry.open(place, keyframe_every=10) as registry:
         publish_all(registry, artifacts)
-    with Registry.open(tmp_path) as registry:
+    with Registry.open(place) as registry:
         assert registry.load(artifacts[2].digest) == artifacts[2]
-        for path in blob_files(tmp_path):
+        for path in blob_files(place):
             if path.name in {edge.blob for edge in registry.chain(artifacts[2].digest)}:
                 path.write_bytes(b"damaged")
         assert registry.load(artifacts[4].digest) == artifacts[4]
 
 
-def test_memory_for_recent_artifacts_is_bounded(tmp_path):
+def test_memory_for_recent_artifacts_is_bounded(place):
     artifacts = drifting(4)
-    with Registry.open(tmp_path, recent_bytes=artifacts[0].nbytes * 2) as registry:
+    with Registry.open(place, recent_bytes=artifacts[0].nbytes * 2) as registry:
         publish_all(registry, artifacts)
-        for path in blob_files(tmp_path):
+        for path in blob_files(place):
             path.write_bytes(b"damaged")
         assert registry.load(artifacts[3].digest) == artifacts[3]
         assert registry.load(artifacts[2].digest) == artifacts[2]
@@ -117,35 +117,35 @@ def test_memory_for_recent_artifacts_is_bounded(tmp_path):
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_damage_anywhere_in_a_chain_is_found(tmp_path, victim):
+def test_damage_anywhere_in_a_chain_is_found(place, victim):
     artifacts = drifting(3)
-    with Registry.open(tmp_path) as registry:
+    with Registry.open(place) as registry:
         publish_all(registry, artifacts)
         edge = registry.chain(artifacts[2].digest)[victim]
-    path = tmp_path / "blobs" / edge.blob[:2] / edge.blob
+    path = place / "blobs" / edge.blob[:2] / edge.blob
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with Registry.open(tmp_path) as registry, pytest.raises(CorruptBlob, match="is damaged"):
+    with Registry.open(place) as registry, pytest.raises(CorruptBlob, match="is damaged"):
         registry.load(artifacts[2].digest)
 
 
-def test_a_payload_of_another_artifact_is_never_taken(tmp_path):
+def test_a_payload_of_another_artifact_is_never_taken(place):
     """A catalog whose edge was redirected to an intact payload of something else."""
-    with Registry.open(tmp_path) as registry:
+    with Registry.open(place) as registry:
         first, second = (
             publish_all(registry, [unrelated(1)])[0],
             registry.publish("n", unrelated(2), round=0, codec="x"),
         )
         edges = [registry.chain(version.digest)[0] for version in (first, second)]
-    connection = sqlite3.connect(tmp_path / "catalog.sqlite")
+    connection = sqlite3.connect(place / "catalog.sqlite")
     with connection:
         connection.execute("UPDATE edges SET blob = 'x' WHERE blob = ?", (edges[0].blob,))
         connection.execute(
             "UPDATE edges SET blob = ?, nbytes = ? WHERE blob = ?", (edges[0].blob, edges[0].nbytes, edges[1].blob)
         )
     connection.close()
-    with Registry.open(tmp_path) as registry, pytest.raises(CorruptBlob, match="the catalog expects"):
+    with Registry.open(place) as registry, pytest.raises(CorruptBlob, match="the catalog expects"):
         registry.load(second)
 
 
@@ -193,15 +193,15 @@ def test_runs_are_recorded(registry):
 
 
 @pytest.mark.parametrize("artifact", [Artifact({}), Artifact({"empty": np.empty((0, 3)), "scalar": np.array(True)})])
-def test_small_artifacts_are_artifacts(tmp_path, registry, artifact):
+def test_small_artifacts_are_artifacts(place, registry, artifact):
     publish_all(registry, [unrelated(1), artifact, unrelated(2)])
-    with Registry.open(tmp_path / "store") as reopened:
+    with Registry.open(place / "store") as reopened:
         assert reopened.load(artifact.digest) == artifact
         assert reopened.load(unrelated(2).digest) == unrelated(2)
 
 
-def test_models_share_content(tmp_path, registry):
+def test_models_share_content(place, registry):
     publish_all(registry, [unrelated(1)], "a")
     publish_all(registry, [unrelated(1)], "b")
     assert registry.models() == ("a", "b")
-    assert len(blob_files(tmp_path / "store")) == 1
+    assert len(blob_files(place / "store")) == 1

@@ -18,8 +18,8 @@ class BlobStoreContract(ABC):
     def make(self, path: Path) -> BlobStore: ...
 
     @pytest.fixture
-    def blobs(self, tmp_path: Path) -> BlobStore:
-        return self.make(tmp_path / "blobs")
+    def blobs(self, place: Path) -> BlobStore:
+        return self.make(place / "blobs")
 
     def test_the_name_is_the_sha256(self, blobs):
         assert blobs.put(b"content") == hashlib.sha256(b"content").hexdigest()

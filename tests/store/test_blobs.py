@@ -29,37 +29,38 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_blob_is_a_plain_file_named_by_its_digest(tmp_path):
-    digest = DirBlobs(tmp_path).put(b"content")
-    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == [f"{digest[:2]}/{digest}"]
+def test_a_blob_is_a_plain_file_named_by_its_digest(place):
+    digest = DirBlobs(place).put(b"content")
+    assert [path.relative_to(place).as_posix() for path in files_below(place)] == [f"{digest[:2]}/{digest}"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"contenT", b"content+"])
-def test_a_damaged_blob_is_never_returned(tmp_path, damage):
-    digest = DirBlobs(tmp_path).put(b"content")
-    file_of(tmp_path, digest).write_bytes(damage)
+def test_a_damaged_blob_is_never_returned(place, damage):
+    digest = DirBlobs(place).put(b"content")
+    file_of(place, digest).write_bytes(damage)
     with pytest.raises(CorruptBlob, match=digest):
-        DirBlobs(tmp_path).get(digest)
+        DirBlobs(place).get(digest)
 
 
-def test_putting_again_heals_a_truncated_blob(tmp_path):
-    blobs = DirBlobs(tmp_path)
+@pytest.mark.parametrize("damage", [b"", b"contenT", b"content+"])
+def test_putting_again_heals_a_damaged_blob(place, damage):
+    blobs = DirBlobs(place)
     digest = blobs.put(b"content")
-    file_of(tmp_path, digest).write_bytes(b"con")
+    file_of(place, digest).write_bytes(damage)
     blobs.put(b"content")
     assert blobs.get(digest) == b"content"
 
 
-def test_what_a_crash_left_behind_is_skipped(tmp_path):
-    blobs = DirBlobs(tmp_path)
+def test_what_a_crash_left_behind_is_skipped(place):
+    blobs = DirBlobs(place)
     digest = blobs.put(b"content")
-    (tmp_path / digest[:2] / ".tmp-0123").write_bytes(b"half")
-    (tmp_path / digest[:2] / "README").write_bytes(b"strange")
+    (place / digest[:2] / ".tmp-0123").write_bytes(b"half")
+    (place / digest[:2] / "README").write_bytes(b"strange")
     assert list(blobs) == [digest]
 
 
-def test_a_full_disk_is_one_clear_error_and_no_half_blob(tmp_path):
-    blobs = DirBlobs(tmp_path)
+def test_a_full_disk_is_one_clear_error_and_no_half_blob(place):
+    blobs = DirBlobs(place)
     kept = blobs.put(b"small")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -69,20 +70,20 @@ def test_a_full_disk_is_one_clear_error_and_no_half_blob(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(blobs) == [kept]
-    assert len(files_below(tmp_path)) == 1
+    assert len(files_below(place)) == 1
 
 
-def test_a_file_in_the_way_is_one_clear_error(tmp_path):
-    (tmp_path / "blobs").write_bytes(b"")
+def test_a_file_in_the_way_is_one_clear_error(place):
+    (place / "blobs").write_bytes(b"")
     with pytest.raises(StoreError, match="cannot make the folder"):
-        DirBlobs(tmp_path / "blobs").put(b"content")
+        DirBlobs(place / "blobs").put(b"content")
 
 
-def test_a_folder_in_the_place_of_a_blob_is_an_error(tmp_path):
-    blobs = DirBlobs(tmp_path)
+def test_a_folder_in_the_place_of_a_blob_is_an_error(place):
+    blobs = DirBlobs(place)
     digest = blobs.put(b"content")
-    file_of(tmp_path, digest).unlink()
-    file_of(tmp_path, digest).mkdir()
+    file_of(place, digest).unlink()
+    file_of(place, digest).mkdir()
     with pytest.raises(StoreError, match="cannot read blob"):
         blobs.get(digest)
     with pytest.raises(StoreError, match="cannot remove blob"):

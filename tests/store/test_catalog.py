@@ -46,8 +46,8 @@ def edge(target: int, base: int | None = None, nbytes: int = 10, codec: str = "l
 
 
 @pytest.fixture
-def database(tmp_path):
-    opened = Database.at(tmp_path / "catalog.sqlite")
+def database(place):
+    opened = Database.at(place / "catalog.sqlite")
     yield opened
     opened.close()
 

@@ -56,12 +56,12 @@ def empty_catalog_before_the_first_revision(path):
     connection.close()
 
 
-def test_migrations_make_what_a_fresh_catalog_has(tmp_path):
-    Database.at(tmp_path / "fresh.sqlite").close()
-    empty_catalog_before_the_first_revision(tmp_path / "moved.sqlite")
-    Database.at(tmp_path / "moved.sqlite").close()
-    assert len(tables_of(tmp_path / "fresh.sqlite")) == 8  # the tables, and SQLite's own of serials
-    assert tables_of(tmp_path / "moved.sqlite") == tables_of(tmp_path / "fresh.sqlite")
+def test_migrations_make_what_a_fresh_catalog_has(place):
+    Database.at(place / "fresh.sqlite").close()
+    empty_catalog_before_the_first_revision(place / "moved.sqlite")
+    Database.at(place / "moved.sqlite").close()
+    assert len(tables_of(place / "fresh.sqlite")) == 8  # the tables, and SQLite's own of serials
+    assert tables_of(place / "moved.sqlite") == tables_of(place / "fresh.sqlite")
 
 
 def test_head_is_the_newest_revision():
@@ -71,8 +71,8 @@ def test_head_is_the_newest_revision():
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
-def test_a_catalog_of_a_newer_revision_is_refused_and_untouched(tmp_path):
-    path = tmp_path / "catalog.sqlite"
+def test_a_catalog_of_a_newer_revision_is_refused_and_untouched(place):
+    path = place / "catalog.sqlite"
     Database.at(path).close()
     set_revision(path, "9999")
     before = path.read_bytes()
@@ -81,8 +81,8 @@ def test_a_catalog_of_a_newer_revision_is_refused_and_untouched(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_what_is_no_database_is_refused_and_untouched(tmp_path):
-    path = tmp_path / "catalog.sqlite"
+def test_what_is_no_database_is_refused_and_untouched(place):
+    path = place / "catalog.sqlite"
     path.write_bytes(b"not a database, but long enough to look at" * 100)
     before = path.read_bytes()
     with pytest.raises(StoreError, match="file is not a database"):
@@ -90,9 +90,9 @@ def test_what_is_no_database_is_refused_and_untouched(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path):
+def test_a_folder_that_is_not_there_is_one_clear_error(place):
     with pytest.raises(StoreError, match="unable to open database file"):
-        Database.at(tmp_path / "no" / "catalog.sqlite")
+        Database.at(place / "no" / "catalog.sqlite")
 
 
 @pytest.mark.parametrize("url", ["nothing", "oracle9://host/x"])
@@ -101,15 +101,15 @@ def test_a_url_that_means_nothing_is_refused(url):
         Database(url)
 
 
-def test_a_strange_path_is_a_path(tmp_path):
-    folder = tmp_path / "a?b%20c #d"
+def test_a_strange_path_is_a_path(place):
+    folder = place / "a?b%20c #d"
     folder.mkdir()
     Database.at(folder / "catalog.sqlite").close()
     assert (folder / "catalog.sqlite").exists()
 
 
-def test_commits_are_durable_and_others_are_waited_for(tmp_path):
-    opened = Database.at(tmp_path / "catalog.sqlite")
+def test_commits_are_durable_and_others_are_waited_for(place):
+    opened = Database.at(place / "catalog.sqlite")
     with opened.read() as connection:
         settings = [
             connection.execute(text(f"PRAGMA {name}")).scalar()
@@ -119,8 +119,8 @@ def test_commits_are_durable_and_others_are_waited_for(tmp_path):
     assert settings == ["wal", 2, 1, 60_000]
 
 
-def test_a_failed_transaction_leaves_nothing(tmp_path):
-    opened = Database.at(tmp_path / "catalog.sqlite")
+def test_a_failed_transaction_leaves_nothing(place):
+    opened = Database.at(place / "catalog.sqlite")
     with pytest.raises(Conflict, match="UNIQUE"):
         insert_models(opened, ["a", "a"])
     with opened.read() as connection:
@@ -128,21 +128,21 @@ def test_a_failed_transaction_leaves_nothing(tmp_path):
     opened.close()
 
 
-def test_a_full_disk_is_an_error_of_ours_and_the_catalog_lives_on(tmp_path):
-    opened = Database.at(tmp_path / "catalog.sqlite")
+def test_a_full_disk_is_an_error_of_ours_and_the_catalog_lives_on(place):
+    opened = Database.at(place / "catalog.sqlite")
     with pytest.raises(StoreError, match="full"):
         insert_models(opened, [f"{number:0128}" for number in range(1000)], "PRAGMA max_page_count = 1")
     opened.close()
-    reopened = Database.at(tmp_path / "catalog.sqlite")
+    reopened = Database.at(place / "catalog.sqlite")
     insert_models(reopened, ["later"])
     with reopened.read() as connection:
         assert connection.execute(text("SELECT name FROM models")).scalars().all() == ["later"]
     reopened.close()
 
 
-def test_many_may_make_the_same_catalog_at_once(tmp_path):
+def test_many_may_make_the_same_catalog_at_once(place):
     for turn in range(5):
-        path = tmp_path / f"{turn}.sqlite"
+        path = place / f"{turn}.sqlite"
         with ThreadPoolExecutor(6) as pool:
             opened = list(pool.map(lambda _, path=path: Database.at(path), range(6)))
         for one in opened:
@@ -150,11 +150,11 @@ def test_many_may_make_the_same_catalog_at_once(tmp_path):
         assert "versions" in tables_of(path)
 
 
-def test_alembic_is_not_imported_for_a_catalog_at_head(tmp_path):
+def test_alembic_is_not_imported_for_a_catalog_at_head(place):
     script = (
         "import sys, pathlib; from flserve_app.store import Database;"
         "[Database.at(pathlib.Path(sys.argv[1])).close() for _ in range(2)];"
         "sys.exit(any(name.split('.')[0] in ('alembic', 'torch', 'flwr') for name in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "catalog.sqlite")], check=False)
+    done = subprocess.run([sys.executable, "-c", script, str(place / "catalog.sqlite")], check=False)
     assert done.returncode == 0
