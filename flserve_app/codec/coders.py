@@ -124,8 +124,8 @@ def _fill(words: Words, page: memoryview) -> None:
     try:
         file, header = wrapped.FileDecompressor.new(data)
         chunk, meta = file.chunk_decompressor(data[header:], _PCO_TYPES[words.itemsize])
-        progress, _ = chunk.read_page_into(data[header + meta :], words.size, words)
+        progress, read = chunk.read_page_into(data[header + meta :], words.size, words)
     except (RuntimeError, TypeError) as error:
         raise CodecError(f"pcodec page cannot be read: {error}") from error
-    if header != _FILE_HEADER_BYTES or not progress.finished or progress.n_processed != words.size:
-        raise CodecError(f"pcodec page holds {progress.n_processed} words, expected {words.size}")
+    if (progress.n_processed, header + meta + read) != (words.size, len(data)):
+        raise CodecError(f"pcodec page of {len(data)} bytes does not hold just {words.size} words")

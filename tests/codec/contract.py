@@ -1,0 +1,119 @@
+"""What every codec must do: subclass, give its name, inherit the tests.
+
+A lossless codec gives back every bit. A codec that rounds overrides `published`: what a holder of the payload
+has, which is the target of the exactness tests.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from flserve_app.artifact import Artifact
+from flserve_app.codec import CODECS, decode, encode, inspect
+from flserve_app.errors import CodecError, WrongBase
+from tests.codec.examples import artifacts, halved, network, nudged, pairs, trained
+
+relaxed = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+
+
+class CodecContract:
+    codec: ClassVar[str]
+
+    def published(self, target: Artifact, base: Artifact | None) -> Artifact:
+        return target
+
+    @pytest.fixture
+    def base(self) -> Artifact:
+        return Artifact(network(1))
+
+    @pytest.fixture
+    def target(self) -> Artifact:
+        return Artifact(trained(network(1), 1))
+
+    def test_is_registered_under_its_name(self):
+        assert CODECS[self.codec].name == self.codec
+
+    @relaxed
+    @given(artifacts())
+    def test_full_payload_gives_back_every_bit(self, artifact):
+        assert decode(encode(artifact, codec=self.codec)).manifest == self.published(artifact, None).manifest
+
+    @relaxed
+    @given(pairs())
+    def test_delta_gives_back_every_bit_whatever_changed(self, pair):
+        base, target = pair
+        assert decode(encode(target, base, self.codec), base).manifest == self.published(target, base).manifest
+
+    def test_bfloat16_delta(self):
+        base, target = halved(network(1)), halved(trained(network(1), 1))
+        payload = encode(target, base, self.codec)
+        assert decode(payload, base) == self.published(target, base)
+
+    def test_encoding_is_deterministic(self, base, target):
+        again = Artifact({name: array.copy() for name, array in target.items()})
+        assert encode(target, base, self.codec) == encode(again, base, self.codec)
+
+    def test_payload_is_never_much_larger_than_raw(self, base):
+        noise = np.random.RandomState(0).bytes(4096)
+        target = Artifact({f"t{i}": np.frombuffer(noise, np.uint8) for i in range(20)})
+        overhead = len(encode(target, base, self.codec)) - target.nbytes
+        assert overhead <= 150 + 20 * 12
+
+    def test_delta_is_never_larger_than_full(self, base, target):
+        spare = Artifact(network(2))
+        for held in (base, spare):
+            assert len(encode(target, held, self.codec)) <= len(encode(target, codec=self.codec)) + 33
+
+    def test_decoded_tensors_are_read_only(self, base, target):
+        decoded = decode(encode(target, base, self.codec), base)
+        assert not any(array.flags.writeable for array in decoded.values())
+
+    def test_memoryview_is_read(self, base, target):
+        payload = encode(target, base, self.codec)
+        assert decode(memoryview(payload), base) == self.published(target, base)
+
+    def test_chain_equals_direct(self):
+        weights = [network(1)]
+        for step in range(5):
+            weights.append(trained(weights[-1], step))
+        versions = [Artifact(each) for each in weights]
+        held = decode(encode(versions[0], codec=self.codec))
+        for version in versions[1:]:
+            held = decode(encode(version, held, self.codec), held)
+        assert held == self.published(versions[-1], None)
+
+    def test_inspect_needs_no_base(self, base, target):
+        payload = encode(target, base, self.codec)
+        info = inspect(payload)
+        assert (info.codec, info.declared_bytes) == (self.codec, target.nbytes)
+        assert info.target == self.published(target, base).digest
+        assert info.base == (base.digest if CODECS[self.codec].uses_base else None)
+        assert len(info.tensors) == len(target)
+        assert 0 < len(payload) - sum(tensor.nbytes for tensor in info.tensors) < 500
+
+    def test_another_base_is_refused(self, base, target):
+        payload = encode(target, base, self.codec)
+        if inspect(payload).base is None:
+            assert decode(payload, Artifact(network(2))) == self.published(target, None)
+            return
+        with pytest.raises(WrongBase, match=base.digest):
+            decode(payload, Artifact(network(2)))
+        with pytest.raises(WrongBase, match=base.digest):
+            decode(payload)
+
+    def test_target_over_the_bound_is_refused(self, base, target):
+        payload = encode(target, base, self.codec)
+        decode(payload, base, max_bytes=target.nbytes)
+        with pytest.raises(CodecError, match=f"{target.nbytes} bytes, at most {target.nbytes - 1}"):
+            decode(payload, base, max_bytes=target.nbytes - 1)
+
+    def test_large_tensor_goes_in_chunks(self):
+        old = np.random.RandomState(0).normal(0, 0.1, (700, 400)).astype("f4")
+        new = nudged("float32", old, 1, most=50)
+        base, target = Artifact({"w": old}), Artifact({"w": new})
+        assert decode(encode(target, base, self.codec), base) == self.published(target, base)
+        assert decode(encode(target, codec=self.codec)) == self.published(target, None)

@@ -1,0 +1,38 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flserve_app.codec.wire import SLICE_BYTES, Reader, checksum, varint
+from flserve_app.errors import CodecError
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_varint_comes_back(number):
+    reader = Reader(memoryview(varint(number)))
+    assert reader.varint() == number
+    reader.end()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x00", b"\xff\x80\x00", b"\xff" * 9, b"\xff" * 9 + b"\x01"])
+def test_bad_varints_are_refused(data):
+    with pytest.raises(CodecError):
+        Reader(memoryview(data)).varint()
+
+
+def test_reader_never_passes_the_end():
+    reader = Reader(memoryview(b"abc"), "note")
+    assert bytes(reader.take(2)) == b"ab"
+    with pytest.raises(CodecError, match="note ends at byte 3: 2 expected, 1 found"):
+        reader.take(2)
+    with pytest.raises(CodecError, match="1 bytes too many after byte 2"):
+        reader.end()
+
+
+def test_checksum_sees_a_flip_in_every_slice():
+    data = bytearray(2 * SLICE_BYTES + 5)
+    seen = {checksum(memoryview(data))}
+    for position in (0, SLICE_BYTES - 1, SLICE_BYTES, 2 * SLICE_BYTES + 4):
+        data[position] ^= 1
+        seen.add(checksum(memoryview(data)))
+        data[position] ^= 1
+    assert len(seen) == 5

@@ -1,0 +1,142 @@
+"""Golden payloads of format version 1: `python -m tests.vectors.generate` writes them, `--check` compares.
+
+Each vector is a payload and what it must lead to. The target's digest must come out of every release. The
+bytes must come out again only with the same versions of the entropy coders, which `index.json` names.
+A change of these files is a change of the format: review it as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.random import RandomState
+
+from flserve_app.artifact import DTYPES, Artifact
+from flserve_app.codec import CODECS, Codec, decode, encode, inspect
+from flserve_app.codec.codecs import Pair
+from flserve_app.codec.grouping import Grouping
+from flserve_app.codec.ops import BINS, BINS_DELTA, PLANES, PLANES_DELTA, Layout, ResidualOp
+
+FOLDER = Path(__file__).parent
+CODERS = ("pcodec", "zstandard")
+
+
+def build() -> Iterator[tuple[str, Artifact, Artifact | None, str | Codec]]:
+    """Yield name, target, base and codec of each vector."""
+    base, target = _model()
+    yield "base", base, None, "full"
+    yield "lossless", target, base, "lossless"
+    yield "lossless-small", target, base, "lossless-small"
+    yield "same", base, base, "lossless"
+    yield "structure", _rebuilt(base), base, "lossless"
+    yield "dtypes", _all_dtypes(), None, "full"
+    square_base, square = _square()
+    for op in (PLANES, BINS):
+        yield op.name, square, None, _only(op, lambda pair: Grouping())
+    for op in (PLANES_DELTA, BINS_DELTA):
+        yield op.name, square, square_base, _only(op, lambda pair: Grouping(row=1))
+    for op in (PLANES_DELTA, BINS_DELTA):
+        yield f"{op.name}-scaled", square, square_base, _only(op, _scaled)
+
+
+def check() -> None:
+    """Compare what this release makes and reads with the files.
+
+    Raises:
+        SystemExit: If they differ.
+    """
+    index = json.loads((FOLDER / "index.json").read_text())
+    same_coders = index["coders"] == {name: version(name) for name in CODERS}
+    for name, target, base, codec in build():
+        entry, stored = index["vectors"][name], (FOLDER / f"{name}.flsv").read_bytes()
+        if decode(stored, base).digest != entry["target"] or target.digest != entry["target"]:
+            raise SystemExit(f"{name}: decodes to another artifact than {entry['target']}")
+        if same_coders and (encode(target, base, codec) != stored or _entry(stored, base) != entry):
+            raise SystemExit(f"{name}: encodes to other bytes than {name}.flsv")
+
+
+def write() -> None:
+    """Write all files anew."""
+    vectors = {}
+    for name, target, base, codec in build():
+        payload = encode(target, base, codec)
+        (FOLDER / f"{name}.flsv").write_bytes(payload)
+        vectors[name] = _entry(payload, base)
+    index = {"coders": {name: version(name) for name in CODERS}, "vectors": vectors}
+    (FOLDER / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def bases() -> dict[str, Artifact | None]:
+    """Return the base that each vector needs."""
+    return {name: base for name, _, base, _ in build()}
+
+
+def _entry(payload: bytes, base: Artifact | None) -> dict[str, object]:
+    info = inspect(payload)
+    ops = [tensor.op for tensor in info.tensors]
+    return {"bytes": len(payload), "base": info.base, "target": info.target, "codec": info.codec, "ops": ops}
+
+
+def _only(op: ResidualOp, grouping: Callable[[Pair], Grouping]) -> Codec:
+    def offers(pair: Pair) -> list[Layout]:
+        return [op.layout(pair.dtype, grouping(pair))]
+
+    return Codec(name="only", number=CODECS["lossless"].number, offers=offers)
+
+
+def _scaled(pair: Pair) -> Grouping:
+    # Scales by hand: those of a release come from floating-point sums and may differ between processors.
+    rows = bytes(0 if row % 4 == 0 else 196 for row in range(pair.target.size // pair.row))
+    return Grouping(row=pair.row, scales=rows + bytes(column % 3 for column in range(pair.row)))
+
+
+def _floats(seed: int, *shape: int) -> np.ndarray:
+    # Built from integers: floating-point generators may differ in the last bit between platforms.
+    return (RandomState(seed).randint(-4000, 4000, shape) / 2.0**14).astype("<f4")
+
+
+def _moved(array: np.ndarray, seed: int) -> np.ndarray:
+    moves = RandomState(seed).randint(-300, 300, array.shape).astype("<i4")
+    return (array.view("<i4") + moves).view("<f4")
+
+
+def _model() -> tuple[Artifact, Artifact]:
+    old = {"fc.weight": _floats(1, 6, 4), "fc.bias": _floats(2, 6), "steps": np.array(7, "<i8")}
+    new = {"fc.weight": _moved(old["fc.weight"], 3), "fc.bias": old["fc.bias"], "steps": np.array(8, "<i8")}
+    return Artifact(old), Artifact(new)
+
+
+def _rebuilt(base: Artifact) -> Artifact:
+    moved = _moved(base["fc.weight"], 4)
+    return Artifact({"fc.weight": moved.reshape(4, 6), "fc.bias": base["fc.bias"].astype("<f8"), "é": base["steps"]})
+
+
+def _all_dtypes() -> Artifact:
+    arrays = {}
+    for name, dtype in DTYPES.items():
+        data = RandomState(5).randint(0, 2 if name == "bool" else 256, 2 * dtype.storage.itemsize, dtype=np.uint8)
+        arrays[name] = data.view(dtype.storage)
+    return Artifact({**arrays, "empty": np.empty((0, 3), "<f4")}, dtypes={"bfloat16": "bfloat16"})
+
+
+def _square() -> tuple[Artifact, Artifact]:
+    """Return a tensor just large enough for scales, in bfloat16, and the same one moved by rows."""
+    old = _floats(6, 16, 32).view("<u4") >> 16
+    moves = RandomState(7).randint(0, 4, old.shape) * (np.arange(16) % 4 == 0)[:, None]
+    arrays = [{"w": words.astype("<u2")} for words in (old, old + moves)]
+    first, second = (Artifact(each, dtypes={"w": "bfloat16"}) for each in arrays)
+    return first, second
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    if parser.parse_args().check:
+        check()
+    else:
+        write()
