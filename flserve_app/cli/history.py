@@ -105,7 +105,7 @@ def _print_log(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         ]
         for row in rows
     ]
-    print_table(f"{name}: {len(rows)} versions", columns, cells)
+    print_table(f"{name}: {len(rows)} version{'' if len(rows) == 1 else 's'}", columns, cells)
 
 
 def _print_changes(title: str, changes: Sequence[TensorChange]) -> None:

@@ -1,4 +1,7 @@
-"""Tables on a terminal, or in a file, where they are as wide as they need to be."""
+"""Tables on a terminal, or in a file, where they are as wide as they need to be.
+
+A terminal too narrow for all columns gets those that people need most; names are folded, never cut.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 _RIGHT = frozenset({"round", "stored", "accuracy", "loss", "changed", "max", "rms", "bytes", "of full"})
+_FOLDS = frozenset({"tensor", "shape", "labels", "codec"})
+_OPTIONAL = ("created", "parent", "rms", "round")
 _FILE_WIDTH = 200
+_UNBOUNDED = 1 << 20
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -18,9 +24,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, justify="right" if column in _RIGHT else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+    kept = list(columns)
+    table = _table(title, columns, rows, kept)
+    for optional in _OPTIONAL:
+        if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
+            break
+        kept = [column for column in kept if column != optional]
+        table = _table(title, columns, rows, kept)
     console.print(table)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], kept: Sequence[str]) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in kept:
+        table.add_column(
+            column, justify="right" if column in _RIGHT else "left", no_wrap=column not in _FOLDS, overflow="fold"
+        )
+    for row in rows:
+        cells = (str(value) for column, value in zip(columns, row, strict=True) if column in kept)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from flserve_app.artifact import Artifact
@@ -52,6 +53,17 @@ def test_log_shows_a_row_a_version(outputs):
     assert rows["v1"][6:9] == ["0.875", "0.3125", "stable"]
     assert rows["v2"][6:8] == ["0.625", "nan"]
     assert rows["v3"][3:7] == [digest, "lossless-small", "0", "latest"]
+
+
+@pytest.mark.parametrize(("columns", "gone"), [(120, []), (90, ["created"]), (80, ["created", "parent"])])
+def test_a_narrow_terminal_gets_the_columns_that_matter_most(outputs, monkeypatch, columns, gone):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}.items():
+        monkeypatch.setenv(name, value)
+    shown = typer.unstyle(flserve("log").stdout)
+    assert max(map(len, shown.splitlines())) <= columns
+    rows = rows_of(shown)
+    assert {"created", "parent", "labels", "codec"} - set(rows[1]) == set(gone)
+    assert len(rows) == 7
 
 
 def test_log_as_json_is_json(outputs):
