@@ -7,12 +7,13 @@ the light ones answer at once.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, final
 
 import typer
 from typer.core import TyperGroup
 
-from flserve_app.cli import history
+from flserve_app.cli import experiment, history
 from flserve_app.errors import FlserveError
 
 
@@ -37,11 +38,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("run", context_settings=experiment.PASS_ON)(experiment.run)
 app.command("log")(history.log)
 app.command("diff")(history.diff)
 app.command("export")(history.export)
+app.add_typer(experiment.bench_app, name="bench")
 
 
 def main() -> None:
     """Run the command line; it ends the process."""
+    # typer wraps stdout in a way that newer releases of click announce the end of.
+    warnings.filterwarnings("ignore", message=".*PacifyFlushWrapper", category=DeprecationWarning)
     app()

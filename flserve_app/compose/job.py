@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from flserve_app.compose.parts import CentralEvaluation, inner_strategy, model_o
 from flserve_app.compose.summary import summarise
 from flserve_app.config import AppConfig, Composed
 from flserve_app.registry import Registry
-from flserve_app.strategy import RoundRow, VersionedStrategy, count_nodes
+from flserve_app.strategy import RoundRow, VersionedStrategy, check_name, count_nodes
 
 Observer = Callable[[RoundRow], None]
 
@@ -55,7 +56,7 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
         observer(row)
 
     with open_store(app, folder.path) as registry:
-        run = f"{folder.path.name}-{secrets.token_hex(4)}"
+        run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         registry.start_run(run, model_name(app), config=composed.resolved)
         try:
             _federate(grid, app, registry, clients, run, note)
@@ -71,6 +72,19 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
         )
     folder.write_summary(summary)
     return summary
+
+
+def check(app: AppConfig, clients: int, folder: Path) -> None:
+    """Refuse what cannot be run, before anything is started.
+
+    Raises:
+        FlserveError: As `run_job`.
+    """
+    model_of(app).build(task_spec(app, clients))
+    inner_strategy(app.strategy, clients)
+    if app.store is not None:
+        with open_store(app, folder) as registry:
+            check_name(registry, model_name(app), resume=app.resume)
 
 
 def model_name(app: AppConfig) -> str:

@@ -61,12 +61,11 @@ def conf_dir() -> Path:
 def register_schemas() -> None:
     """Make the schemas known to Hydra; calling it again changes nothing."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=AppConfig)
-    store.store(group="task", name="schema", node=TaskConfig)
-    store.store(group="model", name="schema", node=ModelConfig)
-    store.store(group="codec", name="schema", node=CodecConfig)
-    store.store(group="uplink", name="schema", node=CodecConfig)
-    store.store(group="strategy", name="schema", node=StrategyConfig)
+    store.store(group="schema", name="app", node=AppConfig)
+    store.store(group="schema", name="task", node=TaskConfig)
+    store.store(group="schema", name="model", node=ModelConfig)
+    store.store(group="schema", name="codec", node=CodecConfig)
+    store.store(group="schema", name="strategy", node=StrategyConfig)
 
 
 def load(overrides: Sequence[str] = ()) -> Composed:

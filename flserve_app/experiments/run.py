@@ -6,6 +6,7 @@ screens are replaced by one sentence: whatever it objects to is raised as `Confi
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from flserve_app.compose.apps import make_client_app
-from flserve_app.compose.job import run_job
+from flserve_app.compose.job import check, run_job
 from flserve_app.compose.screen import Screen
 from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
-from flserve_app.errors import ConfigError
+from flserve_app.errors import ConfigError, FlserveError
 from flserve_app.experiments.engine import simulate
 
 DEFAULT_CLIENTS = 10
@@ -41,12 +42,23 @@ def run(overrides: Sequence[str]) -> None:
         FlserveError: Whatever keeps a run from being done.
     """
     register_schemas()
-    app = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(_job)
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # else its thread count is news in every run
+    failed: list[FlserveError] = []
+
+    def job(config: DictConfig) -> float | None:
+        try:
+            return _job(config)
+        except FlserveError as error:  # a sweep goes on with its other jobs
+            failed.append(error)
+            return None
+
     try:
         with _called("flserve run", overrides):
-            app()
+            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+    if failed:
+        raise failed[0]
 
 
 def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
@@ -59,6 +71,8 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
     Returns:
         The summary.
     """
+    clients = composed.app.num_clients or DEFAULT_CLIENTS
+    check(composed.app, clients, folder)
     console = Console()
     console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
     screen = Screen(composed.app.num_rounds, partial(console.print, soft_wrap=True, highlight=False), console)
@@ -68,7 +82,7 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
         summaries.append(run_job(grid, composed, folder, screen.show))
 
     try:
-        simulate(serve, make_client_app(), composed.app.num_clients or DEFAULT_CLIENTS)
+        simulate(serve, make_client_app(), clients)
     finally:
         screen.close(summaries[0] if summaries else None)
     return summaries[0]

@@ -2,6 +2,6 @@
 
 from flserve_app.strategy.ledger import RoundRow
 from flserve_app.strategy.nodes import count_nodes
-from flserve_app.strategy.strategy import VersionedStrategy
+from flserve_app.strategy.strategy import VersionedStrategy, check_name
 
-__all__ = ["RoundRow", "VersionedStrategy", "count_nodes"]
+__all__ = ["RoundRow", "VersionedStrategy", "check_name", "count_nodes"]

@@ -23,6 +23,7 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flserve_app.client.records import to_artifact
 from flserve_app.codec import CODECS
+from flserve_app.delivery import CacheInfo
 from flserve_app.errors import CodecError, ConfigError, Conflict
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
@@ -97,6 +98,10 @@ class VersionedStrategy(Strategy):
     def version(self) -> Version:
         """The newest published version."""
         return self._publisher.version
+
+    def cache_info(self) -> CacheInfo:
+        """Return how many payloads were made, and how often one was used again."""
+        return self._publisher.cache_info()
 
     def summary(self) -> None:
         """Log the settings of the delivery and of the inner strategy."""
@@ -190,14 +195,24 @@ class VersionedStrategy(Strategy):
         if latest is None:
             self._publisher.publish(to_artifact(initial_arrays), 0)
             return
-        if not self._resume:
-            raise Conflict(
-                f"model {latest.model!r} is in the store already, at {latest.name}: "
-                "continue it with resume=true, or choose another model_name"
-            )
+        check_name(self.registry, latest.model, resume=self._resume)
         self._publisher.adopt(latest, self.registry.load(latest.digest))
         self._offset = latest.round
         log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
+
+
+def check_name(registry: Registry, model: str, *, resume: bool) -> None:
+    """Refuse a model name that exists, unless it is to be resumed.
+
+    Raises:
+        Conflict: If it exists and is not to be resumed.
+    """
+    latest = registry.latest(model)
+    if latest is not None and not resume:
+        raise Conflict(
+            f"model {model!r} is in the store already, at {latest.name}: "
+            "continue it with resume=true, or choose another model_name"
+        )
 
 
 def _known(codec: str) -> str:

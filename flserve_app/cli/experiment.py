@@ -1,0 +1,38 @@
+"""`flserve run` and `flserve bench`: running and measuring.
+
+Both import Flower, torch and Hydra only when they are called.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+bench_app = typer.Typer(help="Measure flserve against its peers, on this machine.", no_args_is_help=True)
+
+# Everything after `flserve run` is Hydra's, its options too.
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def run(context: typer.Context) -> None:
+    """Run an experiment (Hydra overrides: task=synthetic seed=7), or a sweep (-m codec=full,lossless).
+
+    The names people type: task, model, num_rounds, num_clients, codec, uplink, seed, store, resume, model_name,
+    experiment, hydra.run.dir. `--help` shows all, `--cfg job` the composed configuration.
+    """
+    from flserve_app.experiments.run import run as run_experiment
+
+    run_experiment(context.args)
+
+
+@bench_app.command("codec")
+def bench_codec(
+    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds that come before the measured one.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 42,
+    repeats: Annotated[int, typer.Option(min=1, help="Timings; medians are shown.")] = 5,
+) -> None:
+    """Compare codecs on consecutive FedAvg checkpoints of a CNN, with peers (extra: bench)."""
+    from flserve_app.experiments import bench_codec as bench
+
+    bench.show(bench.run(rounds=rounds, seed=seed, repeats=repeats))

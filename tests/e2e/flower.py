@@ -1,0 +1,142 @@
+"""Real Flower processes for tests: a SuperLink, SuperNodes and `flwr run`, all on loopback.
+
+Every process is started in a session of its own and ended with all of its children; logs are kept beside the
+test's files.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "FLSERVE_CACHE_DIR")}
+    return env | {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{BIN}{os.pathsep}{env.get('PATH', '')}",
+        **extra,
+    }
+
+
+def wait_for(condition, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {seconds} s")
+        time.sleep(0.1)
+
+
+def listens(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass
+class Flower:
+    """A SuperLink with its own home and database, and the SuperNodes that belong to it."""
+
+    folder: Path
+    simulation: bool = True
+    port: int = field(default_factory=free_port)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __enter__(self) -> Flower:
+        self.home = self.folder / "flwr-home"
+        self.home.mkdir(parents=True)
+        (self.home / "config.toml").write_text(
+            f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
+        self._stack = ExitStack()
+        arguments = ["--simulation"] if self.simulation else []
+        self.start(
+            "superlink",
+            "flower-superlink",
+            "--insecure",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+            "--disable-runtime-dependency-installation",
+            f"--database={self.folder / 'state.db'}",
+            *arguments,
+        )
+        wait_for(lambda: listens(self.port), 60, "the SuperLink's port")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self.processes)):
+            self.stop(name)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return environment(FLWR_HOME=str(self.home), FLSERVE_OUTPUTS=str(self.folder))
+
+    def start(self, name: str, *command: str) -> None:
+        log = (self.folder / f"{name}.log").open("ab")
+        with log:
+            self.processes[name] = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]],
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def start_node(self, number: int, of: int, cache: Path | None = None) -> None:
+        config = f"partition-id={number} num-partitions={of}"
+        if cache is not None:
+            config += f' cache-dir="{cache}"'
+        self.start(
+            f"supernode-{number}",
+            "flower-supernode",
+            "--insecure",
+            f"--superlink=127.0.0.1:{self.port}",
+            f"--port={free_port()}",
+            f"--node-config={config}",
+        )
+
+    def stop(self, name: str) -> None:
+        process = self.processes.pop(name)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                break
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                continue
+        process.wait(timeout=15)
+
+    def run(self, *arguments: str, timeout: float = 300) -> str:
+        """Run `flwr run` on the project and return what it streamed."""
+        done = subprocess.run(
+            [str(BIN / "flwr"), "run", str(PROJECT), "test", "--stream", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout + done.stderr
