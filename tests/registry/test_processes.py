@@ -1,10 +1,14 @@
 """Two processes, and many threads, on one store."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from flserve_app.registry import Registry
 from tests.registry.samples import drifting, unrelated
@@ -20,22 +24,19 @@ with Registry.open(store) as registry:
     for number, artifact in enumerate(drifting(count, seed=seed)):
         version = registry.publish("m", artifact, parent=parent, round=number, codec="lossless")
         parent = version.number
-        print(version.number, version.digest)
+        print(version.number, version.digest, flush=True)
 """
 
 
-def test_processes_publish_on_one_store_and_lose_nothing(place):
+def publisher(store: Path, seed: int, count: int) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", PUBLISH, str(store), str(seed), str(count)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_publish_on_one_store_and_lose_nothing(place):
     seeds, count = range(3), 8
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PUBLISH, str(place / "store"), str(seed), str(count)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in seeds
-    ]
+    running = [publisher(place / "store", seed, count) for seed in seeds]
     said = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     expected = dict(line.split() for lines in said for line in lines.splitlines())
@@ -62,3 +63,28 @@ def test_threads_share_a_registry(place):
         with ThreadPoolExecutor(8) as pool:
             numbers = list(pool.map(publish_and_load, range(24)))
         assert sorted(numbers) == list(range(1, 25))
+
+
+@pytest.mark.slow
+def test_killed_publishers_lose_nothing_they_spoke_of(place):
+    """Two at a time, killed with -9 at a random moment; what was printed was committed before."""
+    stream, said = random.Random(7), {}
+    for turn in range(12):
+        running = [publisher(place, 2 * turn + one, 200) for one in range(2)]
+        first = [process.stdout.readline() for process in running]
+        time.sleep(stream.uniform(0, 0.2))
+        for process in running:
+            process.kill()
+        rest = [process.communicate()[0] for process in running]
+        for line in "".join([*first, *rest]).splitlines(keepends=True):
+            if line.endswith("\n"):
+                number, digest = line.split()
+                assert said.setdefault(number, digest) == digest
+    with Registry.open(place, create=False) as registry:
+        versions = registry.versions("m")
+        assert [version.number for version in versions] == list(range(len(versions)))
+        assert registry.labels("m") == {"latest": versions[-1].number}
+        assert said.items() <= {str(version.number): version.digest for version in versions}.items()
+        assert len(said) > 24
+        for version in versions:
+            assert registry.load(version).digest == version.digest
