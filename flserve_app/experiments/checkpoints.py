@@ -1,0 +1,90 @@
+"""Two consecutive checkpoints of a late federated round, to measure codecs on.
+
+Plain FedAvg in one process: 10 clients with Dirichlet(0.5) shares of the real digits images, 5 a round, 2 local
+epochs, SGD 0.05, batch 32; a CNN of 1.3 M parameters. A pure function of its arguments on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from flserve_app.artifact import Artifact
+from flserve_app.artifact.bfloat16 import narrow
+from flserve_app.task import TaskSpec, client_data, stream, task_data
+from flserve_app.task.models import build_model
+from flserve_app.task.state import load_into, to_artifact
+from flserve_app.task.train import train
+
+_CLIENTS = 10
+_PER_ROUND = 5
+_WIDTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """Two versions of one model.
+
+    Attributes:
+        dtype: Logical dtype of all tensors.
+        base: The earlier one.
+        target: The later one.
+    """
+
+    dtype: str
+    base: Artifact
+    target: Artifact
+
+
+def federated_checkpoints(*, rounds: int, seed: int) -> Checkpoints:
+    """Return the global models (float32) after `rounds` rounds and after one more."""
+    spec = TaskSpec(name="digits", seed=seed, num_clients=_CLIENTS, scheme="dirichlet", alpha=0.5)
+    task = task_data(spec)
+    module = build_model("cnn", input_shape=task.input_shape, classes=len(task.classes), seed=seed, width=_WIDTH)
+    base = target = to_artifact(module)
+    with _one_thread():
+        for number in range(rounds + 1):
+            base, target = target, _next(module, target, spec, number)
+    return Checkpoints(dtype="float32", base=base, target=target)
+
+
+def as_bfloat16(pair: Checkpoints) -> Checkpoints:
+    """Return the same checkpoints rounded to bfloat16."""
+    return Checkpoints(dtype="bfloat16", base=_rounded(pair.base), target=_rounded(pair.target))
+
+
+def _next(module: nn.Module, current: Artifact, spec: TaskSpec, number: int) -> Artifact:
+    """Return the mean of the chosen clients' models, weighted by their examples."""
+    chosen = stream(spec.seed, "clients", number).permutation(_CLIENTS)[:_PER_ROUND]
+    sums = {name: np.zeros(array.shape, np.float64) for name, array in current.items()}
+    total = 0
+    for client in chosen.tolist():
+        examples, _ = client_data(spec, client)
+        load_into(module, current)
+        train(module, examples, epochs=2, batch_size=32, lr=0.05, seed=spec.seed + 1000 * number + client)
+        for name, array in to_artifact(module).items():
+            sums[name] += array * float(len(examples))
+        total += len(examples)
+    return Artifact({name: (value / total).astype(np.float32) for name, value in sums.items()})
+
+
+def _rounded(artifact: Artifact) -> Artifact:
+    return Artifact(
+        {name: narrow(array) for name, array in artifact.items()}, dtypes=dict.fromkeys(artifact, "bfloat16")
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Train on one thread: another number of them gives other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
