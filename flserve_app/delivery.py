@@ -46,6 +46,10 @@ class Plan:
         """What the payload depends on."""
         return self.base, self.target, self.codec
 
+    def in_full(self) -> Plan:
+        """Return the plan for the same target that needs no base."""
+        return Plan(kind="full", target=self.target, codec=self.codec)
+
 
 def plan(held: Sequence[str], target: str, codec: str, readable: Collection[str]) -> Plan:
     """Return how to bring a client to the target.
@@ -97,13 +101,15 @@ class Payloads:
         """Return the payload for a key, making it if it is not kept."""
         with self._lock:
             flight = self._flights.setdefault(key, threading.Lock())
-        with flight:
-            found = self._find(key)
-            if found is None:
-                found = self._make(key)
-                self._keep(key, found)
-        with self._lock:
-            self._flights.pop(key, None)
+        try:
+            with flight:
+                found = self._find(key)
+                if found is None:
+                    found = self._make(key)
+                    self._keep(key, found)
+        finally:
+            with self._lock:
+                self._flights.pop(key, None)
         return found
 
     def put(self, key: PayloadKey, payload: bytes) -> None:

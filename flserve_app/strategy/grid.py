@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
-from flserve_app.delivery import Plan
+from flserve_app.delivery import PayloadKey, Plan
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import Client, Fleet
 from flserve_app.strategy.intake import Intake
@@ -130,7 +130,7 @@ class VersionedGrid(Grid):
         arrived: list[Message] = []
         waiting = [(message, self._parcel(message)) for message in outgoing]
         while waiting:
-            shared: dict[str, Array] = {}
+            shared: dict[PayloadKey, Array] = {}
             sent = {id(message): self._address(message, parcel, shared) for message, parcel in waiting}
             batch = [message for message, _ in waiting]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -174,14 +174,14 @@ class VersionedGrid(Grid):
         plan = self._publisher.plan(client.held, artifact.digest)
         return replace(parcel, arrays=key, target=artifact.digest, plan=plan)
 
-    def _address(self, message: Message, parcel: Parcel, shared: dict[str, Array]) -> Parcel:
+    def _address(self, message: Message, parcel: Parcel, shared: dict[PayloadKey, Array]) -> Parcel:
         """Write the parcel's delivery into its message, and count it."""
         if parcel.plan is not None:
-            payload = self._payload(parcel.plan, shared)
+            plan, payload = self._payload(parcel.plan, shared)
             content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
             put_delivery(content, self._delivery(parcel, payload))
             message.content = content
-            self._count(message, parcel, parcel.plan.kind, 0 if payload is None else len(payload.data))
+            self._count(message, parcel, plan.kind, 0 if payload is None else len(payload.data))
         elif parcel.arrays:
             self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
         return parcel
@@ -191,14 +191,15 @@ class VersionedGrid(Grid):
         self._ledger.planned("resend" if parcel.tries else kind)
         self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
 
-    def _payload(self, plan: Plan, shared: dict[str, Array]) -> Array | None:
+    def _payload(self, plan: Plan, shared: dict[PayloadKey, Array]) -> tuple[Plan, Array | None]:
         if plan.kind == "none":
-            return None
+            return plan, None
         started = time.perf_counter()
-        payload = self._publisher.payload(plan.key)
+        plan, payload = self._publisher.payload(plan)
         self._ledger.spent("encode", time.perf_counter() - started)
-        name = f"{plan.base}/{plan.target}/{plan.codec}"
-        return shared.setdefault(name, payload_array(payload))
+        if plan.key not in shared:
+            shared[plan.key] = payload_array(payload)
+        return plan, shared[plan.key]
 
     def _delivery(self, parcel: Parcel, payload: Array | None) -> Delivery:
         return Delivery(
@@ -223,22 +224,27 @@ class VersionedGrid(Grid):
         """Read the replies into `arrived`; return the messages to send again."""
         by_id = {message.metadata.message_id: sent[id(message)] for message in batch if message.metadata.message_id}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
+        silent = dict(sent)
         again = []
         for reply in replies:
             parcel = by_id.get(reply.metadata.reply_to_message_id) or by_node.get(reply.metadata.src_node_id)
             if parcel is None:
                 log(WARNING, "flserve: a reply of node %d answers nothing that was sent", reply.metadata.src_node_id)
                 continue
+            silent = {key: other for key, other in silent.items() if other is not parcel}
             try:
                 arrived.append(self._read(reply, parcel))
             except FlserveError as error:
                 again.extend(self._retry(parcel, error))
+        for parcel in silent.values():
+            self._ledger.failed()
+            log(WARNING, "flserve: %s did not answer in time", self.fleet.get(parcel.node_id).identity)
         return again
 
     def _read(self, reply: Message, parcel: Parcel) -> Message:
         read, answer = self._intake.read(reply, parcel)
         if answer is not None:
-            version = self._publisher.number_of(parcel.target)
+            version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
             self._note(parcel.node_id, answer.identity, answer.held, version if version >= 0 else None)
             if answer.status == "nack":
                 raise DeliveryError(answer.reason or "no reason given")
@@ -251,7 +257,7 @@ class VersionedGrid(Grid):
             log(WARNING, "flserve: %s is given up after %d tries: %s", identity, parcel.tries + 1, error)
             return []
         log(INFO, "flserve: %s is served again in full: %s", identity, error)
-        plan = Plan(kind="full", target=parcel.target, codec=parcel.plan.codec)
+        plan = parcel.plan.in_full()
         message = Message(
             parcel.content,
             dst_node_id=parcel.node_id,

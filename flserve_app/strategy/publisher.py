@@ -10,15 +10,17 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import WARNING
 from typing import final
 
 from flwr.app import ArrayRecord
+from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.codec import encode
 from flserve_app.delivery import CacheInfo, PayloadKey, Payloads, Plan, plan
-from flserve_app.errors import NotFound
+from flserve_app.errors import CorruptBlob, FlserveError, NotFound
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 
@@ -46,6 +48,7 @@ class Publisher:
         self._payloads = Payloads(self._make)
         self._visiting: dict[str, Artifact] = {}
         self._numbers: dict[str, int] = {}
+        self._lost: set[str] = set()
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
 
     @property
@@ -111,9 +114,20 @@ class Publisher:
         """Return how a client that holds these digests gets to the target."""
         return plan(held, target, self._codec, [digest for digest in held if self._readable(digest)])
 
-    def payload(self, key: PayloadKey) -> bytes:
-        """Return the payload for a plan's key."""
-        return self._payloads.get(key)
+    def payload(self, plan: Plan) -> tuple[Plan, bytes]:
+        """Return a plan's payload, and the plan: the full one if the base cannot be read any more.
+
+        Raises:
+            FlserveError: If the target cannot be read.
+        """
+        try:
+            return plan, self._payloads.get(plan.key)
+        except FlserveError as error:
+            if plan.base is None:
+                raise
+            self._lost.add(plan.base)
+            log(WARNING, "flserve: %s is no base any more: %s", plan.base[:12], error)
+            return plan.in_full(), self._payloads.get(plan.in_full().key)
 
     def base(self, digest: str) -> Artifact:
         """Return an artifact that was delivered.
@@ -130,6 +144,8 @@ class Publisher:
         return self._payloads.info()
 
     def _readable(self, digest: str) -> bool:
+        if digest in self._lost:
+            return False
         if digest in self._visiting or digest in self._numbers:
             return True
         try:
@@ -139,7 +155,10 @@ class Publisher:
 
     def _make(self, key: PayloadKey) -> bytes:
         base, target, codec = key
-        stored = self.registry.payload(target, base, codec)
+        try:
+            stored = self.registry.payload(target, base, codec)
+        except CorruptBlob:
+            stored = None
         if stored is not None:
             return stored
         return encode(self.base(target), None if base is None else self.base(base), codec)
