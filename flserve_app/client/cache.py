@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -49,11 +50,20 @@ class CacheDirectory:
         return tuple(reference for reference in found if self._payload(reference.digest).exists())
 
     def load(self, digest: str) -> Artifact | None:
-        """Return a held artifact, verified; None if it is gone or damaged."""
+        """Return a held artifact, verified; None if it is gone, or damaged: then it is removed."""
+        payload = self._payload(digest)
         try:
-            return decode(self._payload(digest).read_bytes())
-        except (OSError, FlserveError):
+            artifact = decode(payload.read_bytes())
+        except OSError:
             return None
+        except FlserveError:
+            artifact = None
+        if artifact is None or artifact.digest != digest:
+            # Left in its place, it would keep the good one out.
+            with suppress(OSError):
+                payload.unlink()
+            return None
+        return artifact
 
     def install(self, reference: Reference, artifact: Artifact) -> None:
         """Keep an artifact and make it the one this client holds of the model.

@@ -52,9 +52,12 @@ class Held:
     def references(self) -> tuple[Reference, ...]:
         """Return what the client says it holds, a reference a model."""
         record = self._state.get(_REFERENCES)
-        if isinstance(record, ConfigRecord):
+        if not isinstance(record, ConfigRecord):
+            return self._cache.references() if self._lasting else ()
+        try:
             return tuple(parse_reference(str(line)) for line in record.values())
-        return self._cache.references() if self._lasting else ()
+        except StoreError:
+            return ()
 
     def digests(self) -> tuple[str, ...]:
         """Return the hex digests of all held artifacts."""
@@ -67,9 +70,10 @@ class Held:
         arrays = self._state.get(_ARRAYS)
         if isinstance(arrays, ArrayRecord) and digest in arrays:
             try:
-                return decode(arrays[digest].data)
+                artifact = decode(arrays[digest].data)
             except FlserveError:
                 return None
+            return artifact if artifact.digest == digest else None
         return self._cache.load(digest)
 
     def install(self, reference: Reference, artifact: Artifact) -> None:

@@ -39,7 +39,7 @@ def parse_reference(text: str) -> Reference:
     try:
         found = json.loads(text)
         reference = Reference(model=str(found["model"]), version=int(found["version"]), digest=str(found["digest"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise StoreError(f"a held version's reference is malformed: {text[:80]!r}") from error
     if not _DIGEST.fullmatch(reference.digest):
         raise StoreError(f"a held version's reference names {reference.digest[:80]!r}, expected a hex SHA-256")
