@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -29,6 +30,7 @@ PAYLOAD = "flserve.payload"
 PAYLOAD_STYPE = "flserve.payload"
 MAX_REASON = 400
 MAX_HELD = 64
+_IDENTITY = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -122,7 +124,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
     return Delivery(
         action=cast(Action, action),
         model=_text(record, "model"),
-        version=int(_number(record, "version")),
+        version=_integer(record, "version"),
         target=_digest(record, "target"),
         arrays=_text(record, "arrays"),
         uplink=_text(record, "uplink"),
@@ -162,10 +164,10 @@ def take_answer(content: RecordDict) -> Answer | None:
         raise DeliveryError(f"answer: status is {status!r}, expected 'hello', 'ok' or 'nack'")
     return Answer(
         status=cast(Status, status),
-        identity=_text(record, "identity"),
-        partitions=int(_number(record, "partitions")),
+        identity=_identity(record),
+        partitions=_integer(record, "partitions"),
         held=_digests(record, "held"),
-        reason=_text(record, "reason")[:MAX_REASON],
+        reason=" ".join(_text(record, "reason")[:MAX_REASON].split()),
         base=_digest(record, "base"),
         arrays=_text(record, "arrays"),
         payload=payload,
@@ -208,6 +210,22 @@ def _text(record: ConfigRecord, key: str) -> str:
     value = record.get(key, "")
     if not isinstance(value, str):
         raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a str")
+    return value
+
+
+def _identity(record: ConfigRecord) -> str:
+    value = _text(record, "identity")
+    if not _IDENTITY.fullmatch(value):
+        raise DeliveryError(
+            f"answer: identity {value[:80]!r} is not 1 to 128 letters, digits, dots, dashes, underscores"
+        )
+    return value
+
+
+def _integer(record: ConfigRecord, key: str) -> int:
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected an int")
     return value
 
 

@@ -65,5 +65,5 @@ def read_settings(config: Mapping[str, object]) -> ClientSettings:
             lr=float(lr),
             momentum=float(momentum),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ConfigError(f"the server's {KEY!r} is malformed: {error}") from error

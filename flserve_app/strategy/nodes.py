@@ -68,6 +68,8 @@ def count_nodes(grid: Grid, timeout: float) -> int:
         if nodes and time.monotonic() - still >= STILL_SECONDS:
             return nodes
         time.sleep(POLL_SECONDS)
+    if nodes:
+        return nodes
     raise DeliveryError(f"no client connected within {timeout:.0f} s")
 
 

@@ -54,6 +54,6 @@ def _to_integers(values: NDArray, spec: TensorSpec, storage: np.dtype[Any]) -> N
     if not np.all(np.isfinite(rounded)):
         raise ArtifactError(f"the aggregate of {spec.name!r} ({spec.dtype}) is not finite")
     low, high = (0, 1) if storage.kind == "b" else (np.iinfo(storage).min, np.iinfo(storage).max)
-    if rounded.size and (rounded.min() < low or rounded.max() > high):
+    if rounded.size and (int(rounded.min()) < low or int(rounded.max()) > high):
         raise ArtifactError(f"the aggregate of {spec.name!r} is out of the range of {spec.dtype}")
     return rounded.astype(storage)
