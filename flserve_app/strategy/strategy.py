@@ -21,6 +21,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
+from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact
 from flserve_app.codec import CODECS
 from flserve_app.delivery import CacheInfo
@@ -113,7 +114,7 @@ class VersionedStrategy(Strategy):
     def start(
         self,
         grid: Grid,
-        initial_arrays: ArrayRecord,
+        initial_arrays: ArrayRecord | Artifact,
         num_rounds: int = 3,
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
@@ -124,7 +125,8 @@ class VersionedStrategy(Strategy):
 
         Args:
             grid: Flower's Grid.
-            initial_arrays: The initial model; it becomes version 0, unless a run is resumed.
+            initial_arrays: The initial model; it becomes version 0, unless a run is resumed. An artifact may
+                have bfloat16 tensors, which an ArrayRecord cannot: apps get them as float32.
             num_rounds: Rounds in all; a resumed run does those that are left.
             timeout: Seconds to wait for the replies of a phase.
             train_config: Sent to the clients with training messages.
@@ -190,10 +192,10 @@ class VersionedStrategy(Strategy):
         self._rounds.evaluated(metrics)
         return metrics
 
-    def _begin(self, initial_arrays: ArrayRecord) -> None:
+    def _begin(self, initial: ArrayRecord | Artifact) -> None:
         latest = self.registry.latest(self._publisher.model)
         if latest is None:
-            self._publisher.publish(to_artifact(initial_arrays), 0)
+            self._publisher.publish(initial if isinstance(initial, Artifact) else to_artifact(initial), 0)
             return
         check_name(self.registry, latest.model, resume=self._resume)
         self._publisher.adopt(latest, self.registry.load(latest.digest))
