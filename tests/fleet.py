@@ -13,14 +13,40 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from flserve_app.client.wire import PAYLOAD
 from flserve_app.strategy.message_size import message_bytes
 
 Fault = Callable[[Message], Message | None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A message as it went by, before any fault: where, what, its bytes and its payload (None if it had none)."""
+
+    node_id: int
+    way: str
+    kind: str
+    nbytes: int
+    payload: bytes | None
+    object_id: str | None
+
+
+def seen(node_id: int, way: str, message: Message) -> Seen:
+    carried = message.content.get(PAYLOAD) if message.has_content() else None
+    array = carried["payload"] if isinstance(carried, ArrayRecord) else None
+    return Seen(
+        node_id,
+        way,
+        message.metadata.message_type,
+        message_bytes(message),
+        None if array is None else array.data,
+        None if array is None else array.object_id,
+    )
 
 
 def set_identity() -> None:
@@ -39,7 +65,9 @@ class FleetGrid(Grid):
         partitioned: Whether nodes have a `partition-id`, as simulated ones do.
         down: Faults on the way to the clients.
         up: Faults on the way back.
-        log: Every delivered message's node, type and bytes.
+        log: Every message that was sent and every reply that was given.
+        first_id: What the node ids are derived from: another one puts the nodes in another order.
+        timeouts: What each exchange was given to wait, in seconds.
     """
 
     app: ClientApp | Callable[[int], ClientApp]
@@ -48,8 +76,11 @@ class FleetGrid(Grid):
     partitioned: bool = True
     down: list[Fault] = field(default_factory=list)
     up: list[Fault] = field(default_factory=list)
-    log: list[tuple[int, str, int]] = field(default_factory=list)
+    log: list[Seen] = field(default_factory=list)
+    timeouts: list[float | None] = field(default_factory=list)
     run_id: int = 7
+    first_id: int = 104729
+    reply_order: Callable[[list[Message]], list[Message]] = lambda replies: replies[::-1]
 
     def __post_init__(self) -> None:
         set_identity()
@@ -60,10 +91,14 @@ class FleetGrid(Grid):
 
     def node_id(self, number: int) -> int:
         """Return the id of the node with a number: unordered, but the same in every test."""
-        return (number * 7919 + 104729) % 1_000_003
+        return (number * 7919 + self.first_id) % 1_000_003
 
     def number(self, node_id: int) -> int:
         return next(number for number in range(self.size) if self.node_id(number) == node_id)
+
+    def forget(self, number: int) -> None:
+        """Wipe what a node's context keeps from message to message."""
+        self.contexts[self.node_id(number)] = self._context(number)
 
     def _context(self, number: int) -> Context:
         config = dict(self.node_config)
@@ -101,14 +136,15 @@ class FleetGrid(Grid):
         return [self._pending.pop(name) for name in message_ids if name in self._pending]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return list(self.pull_messages(self.push_messages(messages)))[::-1]
+        self.timeouts.append(timeout)
+        return self.reply_order(list(self.pull_messages(self.push_messages(messages))))
 
     def _serve(self, message: Message) -> Message | None:
+        node_id = message.metadata.dst_node_id
+        self.log.append(seen(node_id, "down", message))
         sent = through(self.down, copy.deepcopy(message))
         if sent is None:
             return None
-        node_id = message.metadata.dst_node_id
-        self.log.append((node_id, message.metadata.message_type, message_bytes(message)))
         context = copy.deepcopy(self.contexts[node_id])
         app = self.app if isinstance(self.app, ClientApp) else self.app(self.number(node_id))
         try:
@@ -117,6 +153,7 @@ class FleetGrid(Grid):
         except Exception as error:  # noqa: BLE001
             reply = Message(Error(code=2, reason=f"{type(error)}:<'{error}'>"), reply_to=message)
         reply.metadata.__dict__["_message_id"] = f"r{next(self._ids)}"
+        self.log.append(seen(node_id, "up", reply))
         return through(self.up, copy.deepcopy(reply))
 
 

@@ -1,0 +1,20 @@
+import tempfile
+
+import pytest
+
+# What packages under ours warn about among themselves; a warning of ours stays an error.
+THEIRS = ("'click\\.:DeprecationWarning",)
+
+
+def pytest_configure(config):
+    for warning in THEIRS:
+        config.addinivalue_line("filterwarnings", f"ignore:{warning}")
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path_factory, monkeypatch):
+    """Let every test have caches and a temporary directory of its own."""
+    place = tmp_path_factory.mktemp("own")
+    monkeypatch.delenv("FLSERVE_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "xdg"))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
