@@ -19,7 +19,7 @@ from flserve_app.codec.scales import scaled_grouping
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
-_THOROUGH_BELOW_WORDS = 1 << 14
+_TINY_WORDS = 1 << 13  # a tensor so small that nobody waits for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,29 +72,20 @@ def _nothing(pair: Pair) -> Sequence[Layout]:
 
 
 def _fast(pair: Pair) -> Sequence[Layout]:
-    if pair.target.size < _THOROUGH_BELOW_WORDS:
-        return _thorough(pair)
-    return [
-        op.layout(pair.dtype, grouping)
-        for op, base in _sides(pair, PLANES_DELTA, PLANES)
-        for grouping in _best_guess(pair, base)
-    ]
+    planes = _likely(pair, PLANES_DELTA, PLANES)
+    return [*_likely(pair, BINS_DELTA, BINS), *planes] if pair.target.size < _TINY_WORDS else planes
 
 
 def _small(pair: Pair) -> Sequence[Layout]:
-    if pair.target.size < _THOROUGH_BELOW_WORDS:
-        return _thorough(pair)
-    return [
-        op.layout(pair.dtype, grouping)
-        for op, base in _sides(pair, BINS_DELTA, BINS)
-        for grouping in _best_guess(pair, base)
-    ]
-
-
-def _thorough(pair: Pair) -> Sequence[Layout]:
-    """Offer everything: for tensors so small that time is no question."""
+    if pair.target.size >= _TINY_WORDS:
+        return _likely(pair, BINS_DELTA, BINS)
     sides = [*_sides(pair, BINS_DELTA, BINS), *_sides(pair, PLANES_DELTA, PLANES)]
     return [op.layout(pair.dtype, grouping) for op, base in sides for grouping in _groupings(pair, base)]
+
+
+def _likely(pair: Pair, delta: ResidualOp, full: ResidualOp) -> list[Layout]:
+    """Return one layout against the base and one without, each with the most elaborate grouping there is."""
+    return [op.layout(pair.dtype, next(_groupings(pair, base))) for op, base in _sides(pair, delta, full)]
 
 
 def _sides(pair: Pair, delta: ResidualOp, full: ResidualOp) -> Iterator[tuple[ResidualOp, Words | None]]:
@@ -111,10 +102,6 @@ def _groupings(pair: Pair, base: Words | None) -> Iterator[Grouping]:
     if base is not None and pair.dtype.kind == "float":
         yield Grouping(row=1)
     yield Grouping()
-
-
-def _best_guess(pair: Pair, base: Words | None) -> Sequence[Grouping]:
-    return (next(_groupings(pair, base)),)
 
 
 FULL = Codec(name="full", number=1, offers=_nothing, uses_base=False)
