@@ -62,13 +62,17 @@ def run(*, rounds: int, seed: int, repeats: int) -> list[Row]:
     """
     contenders(_nothing())  # A missing peer is found out before minutes are spent on training.
     pair = federated_checkpoints(rounds=rounds, seed=seed)
-    return [*measure(pair, repeats=repeats), *measure(as_bfloat16(pair), repeats=repeats)]
+    pairs = (pair, as_bfloat16(pair))
+    return [row for each in pairs for row in measure(each, contenders(each), repeats=repeats)]
 
 
-def measure(pair: Checkpoints, *, repeats: int) -> list[Row]:
-    """Measure all contenders on one pair of checkpoints."""
+def measure(pair: Checkpoints, everyone: Sequence[Contender], *, repeats: int) -> list[Row]:
+    """Measure contenders on the pair of checkpoints that they were made for.
+
+    Raises:
+        FlserveError: If a contender does not give back the target.
+    """
     pair.base.manifest, pair.target.manifest  # noqa: B018 digests are known in a run
-    everyone = contenders(pair)
     timings = [[_timed(contender, pair) for contender in everyone] for _ in range(repeats)]
     return [_row(contender, pair, turns) for contender, turns in zip(everyone, zip(*timings, strict=True), strict=True)]
 
