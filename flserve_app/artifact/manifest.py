@@ -41,14 +41,17 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        """Check the bounds."""
         dtype_named(self.dtype)
         _check_name(self.name)
         if len(self.shape) > MAX_RANK:
             raise ArtifactError(f"tensor {self.name!r}: rank is {len(self.shape)}, at most {MAX_RANK} is allowed")
         if any(dim < 0 for dim in self.shape):
             raise ArtifactError(f"tensor {self.name!r}: shape {self.shape} has a negative dimension")
-        if self.nbytes > MAX_TENSOR_BYTES:
-            raise ArtifactError(f"tensor {self.name!r}: {self.nbytes} bytes, at most {MAX_TENSOR_BYTES} are allowed")
+        # An empty tensor counts as if its zeros were ones: numpy cannot hold a shape that large either.
+        extent = math.prod(dim or 1 for dim in self.shape) * dtype_named(self.dtype).storage.itemsize
+        if extent > MAX_TENSOR_BYTES:
+            raise ArtifactError(f"tensor {self.name!r}: {extent} bytes, at most {MAX_TENSOR_BYTES} are allowed")
 
     @property
     def size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from rich.console import Console
@@ -42,6 +42,27 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(name, text)
     table.add_row("seconds", f"{summary['seconds']:.1f}")
     table.add_row("folder", summary["folder"])
+    return table
+
+
+def sweep_table(jobs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Return the summaries of a sweep side by side; each job is (its overrides, its summary)."""
+    table = Table(title=f"{len(jobs)} runs", title_justify="left")
+    table.add_column("overrides", overflow="fold")
+    for name in ("accuracy", "digest", "down", "up", "of full", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for overrides, summary in jobs:
+        accuracy = summary["final_accuracy"]
+        sent = summary["bytes_down"] + summary["bytes_up"]
+        table.add_row(
+            overrides,
+            "-" if accuracy is None else f"{accuracy:.4f}",
+            summary["final_digest"][:12],
+            readable_bytes(summary["bytes_down"]),
+            readable_bytes(summary["bytes_up"]),
+            share(sent, summary["bytes_down_full"] + summary["bytes_up_full"]),
+            f"{summary['seconds']:.1f}",
+        )
     return table
 
 

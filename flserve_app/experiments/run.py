@@ -25,7 +25,7 @@ from rich.console import Console
 
 from flserve_app.compose.apps import make_client_app
 from flserve_app.compose.job import check, run_job
-from flserve_app.compose.screen import Screen
+from flserve_app.compose.screen import Screen, sweep_table
 from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
 from flserve_app.errors import ConfigError, FlserveError
 from flserve_app.experiments.engine import simulate
@@ -43,20 +43,26 @@ def run(overrides: Sequence[str]) -> None:
     """
     register_schemas()
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # else its thread count is news in every run
+    done: list[tuple[str, dict[str, Any]]] = []
     failed: list[FlserveError] = []
 
     def job(config: DictConfig) -> float | None:
         try:
-            return _job(config)
+            summary = _job(config)
         except FlserveError as error:  # a sweep goes on with its other jobs
             failed.append(error)
             return None
+        done.append((" ".join(HydraConfig.get().overrides.task), summary))
+        accuracy: float | None = summary["final_accuracy"]
+        return accuracy
 
     try:
         with _called("flserve run", overrides):
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+    if len(done) > 1:
+        _console().print(sweep_table(done))
     if failed:
         raise failed[0]
 
@@ -73,8 +79,7 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
     """
     clients = composed.app.num_clients or DEFAULT_CLIENTS
     check(composed.app, clients, folder)
-    console = Console()
-    console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    console = _console()
     screen = Screen(composed.app.num_rounds, partial(console.print, soft_wrap=True, highlight=False), console)
     summaries: list[dict[str, Any]] = []
 
@@ -88,11 +93,14 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
     return summaries[0]
 
 
-def _job(config: DictConfig) -> float | None:
+def _job(config: DictConfig) -> dict[str, Any]:
     output = HydraConfig.get().runtime.output_dir
-    summary = run_simulated(checked(config, output), Path(output))
-    accuracy: float | None = summary["final_accuracy"]
-    return accuracy
+    return run_simulated(checked(config, output), Path(output))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 @contextmanager

@@ -137,7 +137,8 @@ class Publisher:
         """
         if digest == self.version.digest:
             return self.artifact
-        return self._visiting.get(digest) or self.registry.load(digest)
+        visiting = self._visiting.get(digest)
+        return self.registry.load(digest) if visiting is None else visiting
 
     def cache_info(self) -> CacheInfo:
         """Return the counters of the payload cache."""
