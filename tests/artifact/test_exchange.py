@@ -114,7 +114,7 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
         (safetensors_file({"a": entry(shape=(True,))}, bytes(4)), "does not hold together"),
         (safetensors_file({"a": entry(shape=(-1,), offsets=(4, 0))}, bytes(4)), "negative dimension"),
         (safetensors_file({"a": entry(shape=(1 << 62,), offsets=(0, 1 << 64))}), "at most"),
-        (safetensors_file({"a": entry(shape=(0, 1 << 70), offsets=(0, 0))}), "cannot be an array"),
+        (safetensors_file({"a": entry(shape=(0, 1 << 70), offsets=(0, 0))}), "at most"),
         (safetensors_file({"a": entry(offsets=(4, 8))}, bytes(8)), "starts at 4, expected 0"),
         (safetensors_file({"a": entry(), "b": entry()}, bytes(4)), "starts at 0, expected 4"),
         (safetensors_file({"a": entry()}, bytes(5)), "take 4 bytes, found 5"),
