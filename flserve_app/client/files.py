@@ -1,10 +1,27 @@
-"""Writing a file so that a reader sees the old content or the new, never a part."""
+"""Files that a client keeps: replaced whole or not at all, in folders that are its user's own."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+
+def make_private(path: Path) -> None:
+    """Make a folder that only this user may write to, or check that it is one.
+
+    Names under a shared temporary directory can be guessed: whoever made the folder first could place links
+    in it, and have this user's files overwritten.
+
+    Raises:
+        OSError: If it cannot be made, is a link, or somebody else may write to it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    owner = os.getuid() if hasattr(os, "getuid") else found.st_uid
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o022:
+        raise PermissionError(f"{path} is a link, belongs to somebody else or may be written to by others")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

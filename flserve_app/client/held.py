@@ -24,6 +24,7 @@ from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.cache import CacheDirectory
+from flserve_app.client.files import make_private
 from flserve_app.client.identity import identity
 from flserve_app.client.reference import Reference, parse_reference
 from flserve_app.client.wire import payload_array
@@ -85,6 +86,8 @@ class Held:
 
     def _install_on_disk(self, reference: Reference, artifact: Artifact) -> bool:
         try:
+            if not self._lasting:
+                make_private(self._cache.root.parent)
             self._cache.install(reference, artifact)
         except (OSError, StoreError) as error:
             log(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import BytesIO
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def read_array(name: str, array: Array) -> NDArray:
             raise ArtifactError(f"array {name!r}: object arrays are not allowed")
         flat = np.frombuffer(array.data, dtype=dtype, offset=head.tell())
         return flat.reshape(shape, order="F" if fortran else "C")
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError, TokenError) as error:
         raise ArtifactError(f"array {name!r}: not a well-formed .npy stream ({error})") from error
 
 
