@@ -1,9 +1,14 @@
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 # What packages under ours warn about among themselves; a warning of ours stays an error.
 THEIRS = ("'click\\.:DeprecationWarning",)
+
+
+settings.register_profile("flserve", deadline=None)  # machines are shared; a slow example is no failure
+settings.load_profile("flserve")
 
 
 def pytest_configure(config):

@@ -1,0 +1,33 @@
+import os
+
+import pytest
+
+from flserve_app.client.files import make_private, write_atomically
+
+
+def test_the_content_is_replaced_and_folders_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "full").touch()
+    with pytest.raises(OSError, match=r"Is a directory|not empty"):
+        write_atomically(tmp_path / "file", b"one")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_private_folder_is_this_users_alone(tmp_path):
+    make_private(tmp_path / "own")
+    make_private(tmp_path / "own")
+    assert (tmp_path / "own").stat().st_mode & 0o077 == 0
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    for name in ("open", "link"):
+        with pytest.raises(PermissionError, match=f"{name} is a link, belongs to somebody else or may be written"):
+            make_private(tmp_path / name)

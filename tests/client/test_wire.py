@@ -1,0 +1,182 @@
+import re
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flserve_app.client.wire import (
+    MAX_HELD,
+    MAX_REASON,
+    PAYLOAD,
+    PROTOCOL,
+    RECORD,
+    Answer,
+    Delivery,
+    payload_array,
+    put_answer,
+    put_delivery,
+    take_answer,
+    take_delivery,
+)
+from flserve_app.errors import DeliveryError
+
+DIGEST = "ab" * 32
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+texts = st.text(max_size=30)
+payloads = st.none() | st.binary(max_size=50).map(payload_array)
+seconds = st.floats(min_value=0, max_value=1e6)
+
+deliveries = st.builds(
+    Delivery,
+    action=st.sampled_from(["hello", "deliver"]),
+    model=texts,
+    version=st.integers(-1, 2**62),
+    target=st.just("") | digests,
+    arrays=texts,
+    uplink=texts,
+    payload=payloads,
+)
+answers = st.builds(
+    Answer,
+    status=st.sampled_from(["hello", "ok", "nack"]),
+    identity=st.from_regex(r"[A-Za-z0-9_.-]{1,128}", fullmatch=True),
+    partitions=st.integers(0, 2**62),
+    held=st.lists(digests, max_size=5).map(tuple),
+    reason=st.lists(st.from_regex(r"[!-~]+", fullmatch=True), max_size=5).map(
+        lambda words: " ".join(words)[:300].strip()
+    ),
+    base=st.just("") | digests,
+    arrays=texts,
+    payload=payloads,
+    fetch_seconds=seconds,
+    train_seconds=seconds,
+    encode_seconds=seconds,
+)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | texts | st.binary(max_size=40)
+values = scalars.filter(lambda value: value is not None) | st.lists(st.binary(min_size=0, max_size=40), max_size=70)
+
+
+@given(deliveries)
+def test_deliveries_come_back_as_they_were(delivery):
+    content = RecordDict()
+    put_delivery(content, delivery)
+    assert take_delivery(content) == delivery
+    assert not content
+
+
+@given(answers)
+def test_answers_come_back_as_they_were(answer):
+    content = RecordDict()
+    put_answer(content, answer)
+    assert take_answer(content) == answer
+    assert not content
+
+
+def test_what_belongs_to_the_app_is_left_alone():
+    content = RecordDict({"metrics": MetricRecord({"loss": 1.0})})
+    put_answer(content, Answer(status="ok", identity="a", payload=payload_array(b"x")))
+    take_answer(content)
+    assert list(content) == ["metrics"]
+    assert take_delivery(content) is None
+    assert take_answer(content) is None
+
+
+def test_unknown_keys_are_ignored():
+    content = RecordDict()
+    put_delivery(content, Delivery(action="hello", model="m"))
+    content[RECORD]["rollout"] = "canary"
+    assert take_delivery(content) == Delivery(action="hello", model="m")
+
+
+def test_held_and_reason_are_bounded_when_written():
+    content = RecordDict()
+    put_answer(content, Answer(status="nack", identity="a", held=(DIGEST,) * 100, reason="x" * 1000))
+    answer = take_answer(content)
+    assert len(answer.held) == MAX_HELD
+    assert len(answer.reason) == MAX_REASON
+
+
+@given(st.dictionaries(st.sampled_from(["action", "model", "version", "target", "arrays", "uplink"]), values))
+def test_malformed_deliveries_are_refused_and_nothing_else_happens(record):
+    check(take_delivery, record)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["status", "identity", "partitions", "held", "reason", "base", "arrays", "fetch_s", "train_s", "encode_s"]
+        ),
+        values,
+    )
+)
+def test_malformed_answers_are_refused_and_nothing_else_happens(record):
+    check(take_answer, record)
+
+
+def check(take, record):
+    content = RecordDict({RECORD: ConfigRecord({"protocol": PROTOCOL, **record})})
+    try:
+        found = take(content)
+    except DeliveryError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found is not None
+        assert "\n" not in str(getattr(found, "reason", "")) + getattr(found, "identity", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": 2}, "delivery protocol is 2, expected 1"),
+        ({"status": "fine"}, "status is 'fine', expected 'hello', 'ok' or 'nack'"),
+        ({"status": 1}, "status is a int, expected a str"),
+        ({"identity": ""}, "identity '' is not 1 to 128"),
+        ({"identity": "a\nb"}, "identity 'a\\nb' is not 1 to 128"),
+        ({"identity": "x" * 129}, "is not 1 to 128 letters"),
+        ({"partitions": True}, "partitions is a bool, expected an int"),
+        ({"partitions": float("inf")}, "partitions is a float, expected an int"),
+        ({"train_s": "long"}, "train_s is a str, expected a number"),
+        ({"base": b"short"}, "base is not a digest of 32 bytes"),
+        ({"base": "ab"}, "base is not a digest of 32 bytes"),
+        ({"held": b"x"}, "held is not a list of at most 64 digests"),
+        ({"held": [b"x" * 32] * 65}, "held is not a list of at most 64 digests"),
+        ({"held": [b"x"]}, "held holds something else than digests"),
+    ],
+)
+def test_each_field_of_an_answer_is_checked(change, message):
+    content = RecordDict()
+    put_answer(content, Answer(status="ok", identity="partition-1"))
+    content[RECORD].update(change)
+    with pytest.raises(DeliveryError, match=re.escape(message)):
+        take_answer(content)
+
+
+def test_an_unknown_action_is_refused():
+    content = RecordDict({RECORD: ConfigRecord({"protocol": PROTOCOL, "action": "erase"})})
+    with pytest.raises(DeliveryError, match="action is 'erase', expected 'hello' or 'deliver'"):
+        take_delivery(content)
+
+
+def test_a_reason_stays_in_one_line():
+    content = RecordDict()
+    put_answer(content, Answer(status="nack", identity="a", reason="first\nsecond\r\x1b third"))
+    assert take_answer(content).reason == "first second \x1b third"
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ({RECORD: MetricRecord({"a": 1})}, "record 'flserve' is a MetricRecord, expected a ConfigRecord"),
+        ({PAYLOAD: MetricRecord({"a": 1})}, "is not an ArrayRecord with one array 'payload'"),
+        ({PAYLOAD: ArrayRecord({"other": payload_array(b"")})}, "is not an ArrayRecord with one array 'payload'"),
+        ({PAYLOAD: ArrayRecord({"payload": Array(np.zeros(2))})}, "payload is serialised as 'numpy.ndarray'"),
+    ],
+)
+def test_records_of_another_kind_are_refused(records, message):
+    content = RecordDict()
+    put_delivery(content, Delivery(action="deliver", model="m", target=DIGEST))
+    content.update(records)
+    with pytest.raises(DeliveryError, match=re.escape(message)):
+        take_delivery(content)
