@@ -17,6 +17,7 @@ def message_bytes(message: Message) -> int:
     """Return the bytes of all distinct objects that Flower would push for a message."""
     sizes: dict[str, int] = {}
     _add(message, sizes)
+    _forget_views(message)
     return sum(sizes.values())
 
 
@@ -24,7 +25,17 @@ def _add(item: Any, sizes: dict[str, int]) -> None:
     for child in (item.children or {}).values():
         _add(child, sizes)
     sizes[item.object_id] = _size(item)
-    vars(item).pop("_chunks", None)  # views that Flower keeps; with them, a message could not be pickled
+
+
+def _forget_views(message: Message) -> None:
+    """Drop the memory views that Flower keeps on every Array it has sliced: they cannot be pickled.
+
+    Not on the way through `_add`: of two equal arrays, that meets only one.
+    """
+    if message.has_content():
+        for record in message.content.array_records.values():
+            for array in record.values():
+                vars(array).pop("_chunks", None)
 
 
 def _size(item: Any) -> int:
