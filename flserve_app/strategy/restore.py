@@ -42,10 +42,11 @@ def restore(aggregate: ArrayRecord, like: Artifact) -> Artifact:
 
 def _cast(values: NDArray, spec: TensorSpec) -> NDArray:
     dtype = dtype_named(spec.dtype)
-    if spec.dtype == "bfloat16":
-        return bfloat16.narrow(np.asarray(values, dtype=np.float32))
-    if dtype.kind == "float" or values.dtype == dtype.storage:
-        return np.asarray(values).astype(dtype.storage)
+    with np.errstate(over="ignore"):  # a model that diverged becomes infinite, as it would in torch
+        if spec.dtype == "bfloat16":
+            return bfloat16.narrow(np.asarray(values, dtype=np.float32))
+        if dtype.kind == "float" or values.dtype == dtype.storage:
+            return np.asarray(values).astype(dtype.storage)
     return _to_integers(values, spec, dtype.storage)
 
 
