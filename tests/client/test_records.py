@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
@@ -39,10 +41,9 @@ def test_a_malformed_stream_is_refused_and_nothing_else_happens(noise, at, byte)
     whole = bytearray(Array(np.arange(6, dtype=np.float32).reshape(2, 3)).data)
     whole[at % len(whole)] = byte
     for data in (noise, bytes(whole), bytes(whole[:at])):
-        try:
-            read_array("t", Array("float32", (2, 3), "numpy.ndarray", data))
-        except ArtifactError as error:
-            assert "\n" not in str(error)
+        array = Array("float32", (2, 3), "numpy.ndarray", data)
+        with suppress(ArtifactError):
+            assert read_array("t", array).nbytes <= len(data)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""Versions that clients keep: within a run, across runs, on shared and on useless disks."""
+
+from flserve_app.client.held import STATE_BYTES
+from tests.apps import numpy_app, small_arrays
+from tests.fleet import FleetGrid
+from tests.strategy.runs import fedavg, federate
+
+
+def fleet(tmp_path, run_id=1, size=3, **options):
+    config = {"cache-dir": str(tmp_path / "cache")}
+    return FleetGrid(app=numpy_app(), size=size, node_config=config, run_id=run_id, first_id=run_id * 7 + 3, **options)
+
+
+def blobs(tmp_path):
+    return sorted(path.name for path in (tmp_path / "cache" / "blobs").iterdir())
+
+
+def test_virtual_nodes_share_one_blob_and_superseded_ones_go(tmp_path):
+    run = federate(tmp_path / "s", grid=fleet(tmp_path), inner=fedavg(3, 3, 3))
+    assert blobs(tmp_path) == [run.digest]
+    assert sorted(path.name for path in (tmp_path / "cache" / "clients").iterdir()) == [
+        "partition-0",
+        "partition-1",
+        "partition-2",
+    ]
+    some = federate(tmp_path / "t", grid=fleet(tmp_path, run_id=2), inner=fedavg(3, 1), rounds=4, seed=1)
+    held = {client.held for client in some.strategy._grid.fleet.clients.values()}
+    assert len(blobs(tmp_path)) == len({digest for digests in held for digest in digests})
+
+
+def test_a_second_run_goes_on_from_what_clients_hold(tmp_path):
+    first = federate(tmp_path / "s", grid=fleet(tmp_path), inner=fedavg(3, 3, 3), rounds=2)
+    first.registry.close()
+    second = federate(tmp_path / "s", grid=fleet(tmp_path, run_id=2), inner=fedavg(3), rounds=3, resume=True)
+    assert second.rows[1].plans == {"none": 3}
+    second.registry.close()
+    third = federate(tmp_path / "s", grid=fleet(tmp_path, run_id=3), inner=fedavg(3), rounds=4, resume=True)
+    assert third.rows[1].plans == {"delta": 3}
+    whole = federate(tmp_path / "whole", clients=3, rounds=4)
+    assert third.digest == whole.digest
+
+
+def test_a_run_with_a_store_of_its_own_does_not_know_what_clients_hold(tmp_path):
+    federate(tmp_path / "s", grid=fleet(tmp_path), rounds=2)
+    other = federate(tmp_path / "t", grid=fleet(tmp_path, run_id=2), initial=small_arrays(5), rounds=1)
+    assert other.rows[1].plans == {"full": 3}
+    same = federate(tmp_path / "u", grid=fleet(tmp_path, run_id=3), initial=small_arrays(5), rounds=1)
+    assert same.rows[1].plans == {"none": 3}
+
+
+def test_another_model_of_the_store_is_a_base(tmp_path):
+    federate(tmp_path / "s", grid=fleet(tmp_path), rounds=2, model_name="a").registry.close()
+    other = federate(tmp_path / "s", grid=fleet(tmp_path, run_id=2), initial=small_arrays(5), rounds=1, model_name="b")
+    assert other.rows[1].plans == {"delta": 3}
+    assert all(len(client.held) == 2 for client in other.strategy._grid.fleet.clients.values())
+
+
+def test_where_no_cache_can_be_written_clients_keep_versions_in_their_state(tmp_path, caplog):
+    (tmp_path / "cache").touch()
+    run = federate(tmp_path / "s", grid=fleet(tmp_path), rounds=3)
+    assert run.plans() == {"full": 3, "delta": 6}
+    assert run.total("failures") == 0
+    assert "keeps its version in memory" in caplog.text
+
+
+def test_nodes_without_a_partition_keep_an_id_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    grid = FleetGrid(app=_unpartitioned(), size=3, partitioned=False)
+    run = federate(tmp_path / "s", grid=grid, rounds=2, inner=fedavg(3, 3, 3))
+    identities = {client.identity for client in run.strategy._grid.fleet.clients.values()}
+    assert len(identities) == 3
+    assert all(identity.startswith("client-") for identity in identities)
+    kept = {path.read_text() for path in (tmp_path / "xdg" / "flserve").glob("*/identity")}
+    assert kept == identities
+    assert run.rows[2].plans == {"none": 3, "delta": 3}
+
+
+def _unpartitioned():
+    from flwr.app import Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+
+    from flserve_app.client import versioned_mod
+    from tests.apps import drift
+
+    app = ClientApp(mods=[versioned_mod])
+
+    @app.train()
+    def train(message, context):
+        arrays = drift(message.content["arrays"], message.content["config"]["server-round"], context.node_id)
+        content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
+        return Message(content, reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message, context):
+        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    return app
+
+
+def test_small_models_leave_nothing_on_disk(tmp_path):
+    assert sum(len(array.data) for array in small_arrays().values()) < STATE_BYTES
+    run = federate(tmp_path / "s", clients=2)
+    for context in run.grid.contexts.values():
+        assert list(context.state["flserve.arrays"]) == [run.registry.versions("model")[-2].digest]
