@@ -4,9 +4,9 @@ Words of one label are alike, those of another are not: so both coders cut the s
 groups (`Order.runs`; unsorted words are one run), each with a distribution of its own, and code a run at a time.
 Parts stand one after another, a varint of its length before each but the last.
 
-`planes` (fast): a part is one byte plane of one run of at least `PLANE_RUN` words, as it is or squeezed
+`planes` (fast): a part is one byte plane of one run of at least `PLANE_RUN` (32,768) words, as it is or squeezed
 (`frames`) if that is shorter; all runs of the lowest byte first, then of the next.
-`bins` (small): a part is one run of at least `PAGE_RUN` words by pcodec: the two header bytes, chunk meta and the
+`bins` (small): a part is one run of at least `PAGE_RUN` (8,192) words by pcodec: the two header bytes, chunk meta and the
 page of its wrapped format. Mode and delta encoding are `classic` and `none` (the first byte of the meta is 0):
 others could ask for memory. pcodec takes words of 16 bits and more; single bytes go by `planes`.
 """
@@ -25,8 +25,8 @@ from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
-PLANE_RUN = 1 << 14
-PAGE_RUN = 1 << 12
+PLANE_RUN = 1 << 15
+PAGE_RUN = 1 << 13
 _FILE_HEADER_BYTES = 2
 _PCO_TYPES = {2: "u16", 4: "u32", 8: "u64"}
 _CONFIG = ChunkConfig(
@@ -58,7 +58,9 @@ class Planes:
     def pack(self, words: Words, order: Order | None) -> bytes:
         """Return the planes, each run squeezed."""
         runs = _runs(words, order, PLANE_RUN)
-        planes = [(words >> (8 * index)).astype(np.uint8) for index in range(words.itemsize)]
+        planes = np.empty((words.itemsize, words.size), np.uint8)
+        for index, plane in enumerate(planes):
+            np.right_shift(words, 8 * index, out=plane, casting="unsafe")
         return _joined([squeeze(plane[run].data) for plane in planes for run in runs])
 
     def unpack(self, body: memoryview, words: Words, order: Order | None) -> None:

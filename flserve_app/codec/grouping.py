@@ -10,7 +10,7 @@ order. The exponents cost nothing, as the decoder holds the base; the scales cos
 
 Side bytes in a payload: nothing, for no sorting; else a varint `row`. `row` = 1: labels are exponents alone.
 Otherwise the words are rows of that length (the last may be shorter), of `MIN_ROW` (16) to `CHUNK_WORDS`
-(131,072) words, and the scales follow, one byte a row then one a column: as they are, or as a frame (`frames`) if
+(262,144) words, and the scales follow, one byte a row then one a column: as they are, or as a frame (`frames`) if
 that is shorter. A chunk is `CHUNK_WORDS` words, or as many whole rows as fit in them.
 """
 
@@ -28,7 +28,7 @@ from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
-CHUNK_WORDS = 1 << 17
+CHUNK_WORDS = 1 << 18
 MIN_ROW = 16
 Bytes = npt.NDArray[np.uint8]
 _LABELS = np.arange(1, 256, dtype=np.uint8)
@@ -136,7 +136,8 @@ def _exponents(base: Words, dtype: DType) -> Bytes:
     if dtype.kind != "float":
         return np.zeros(base.size, np.uint8)
     mask = min(0xFF, (1 << (base.dtype.itemsize * 8 - 1 - dtype.exponent_shift)) - 1)
-    exponents = (base >> dtype.exponent_shift).astype(np.uint8)
+    exponents = np.empty(base.size, np.uint8)
+    np.right_shift(base, dtype.exponent_shift, out=exponents, casting="unsafe")
     if mask < 0xFF:
         exponents &= mask
     return exponents

@@ -135,7 +135,7 @@ class Residuals:
         """Return the body of the words in the span."""
         held = self._held(base, span)
         words = residual(target[span], held, self.dtype)
-        if held is not None and not words.any():
+        if held is not None and words[0] == 0 and not words.any():
             return b""
         order = self.grouping.order(span, held, self.dtype)
         return self.op.coder.pack(words if order is None else words[order.permutation], order)

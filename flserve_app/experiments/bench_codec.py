@@ -81,7 +81,7 @@ def table(rows: Sequence[Row]) -> Table:
     """Return the rows as a table."""
     drawn = Table(title=f"Codecs on consecutive FedAvg checkpoints, {workers()} threads", title_justify="left")
     drawn.add_column("dtype")
-    drawn.add_column("codec")
+    drawn.add_column("codec", no_wrap=True)
     for head in ("bytes", "of full", "encode MB/s", "decode MB/s"):
         drawn.add_column(head, justify="right")
     for row in rows:

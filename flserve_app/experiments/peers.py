@@ -101,8 +101,9 @@ def _pcodec(base: Words, target: Words, dtype: str) -> Contender:
         list(spread(one, zip(spans, parts, strict=True), target.nbytes))
         return out
 
-    name = "pcodec, integer difference"
-    return Contender(name=name, encode=lambda: list(spread(pack, spans, target.nbytes)), decode=unpack)
+    return Contender(
+        name="pcodec on difference", encode=lambda: list(spread(pack, spans, target.nbytes)), decode=unpack
+    )
 
 
 def _blosc(blosc2: Any, base: Words, target: Words, dtype: str, *, integers: bool) -> Contender:
@@ -122,8 +123,8 @@ def _blosc(blosc2: Any, base: Words, target: Words, dtype: str, *, integers: boo
         restore(words.copy(), base, kind, out)
         return out
 
-    how = "integer difference" if integers else "XOR"
-    return Contender(name=f"blosc2 shuffle + zstd, {how}", encode=pack, decode=unpack)
+    how = "difference" if integers else "XOR"
+    return Contender(name=f"blosc2 zstd on {how}", encode=pack, decode=unpack)
 
 
 def _zipnn(zipnn: Any, base: Words, target: Words, dtype: str) -> Contender:
@@ -136,7 +137,7 @@ def _zipnn(zipnn: Any, base: Words, target: Words, dtype: str) -> Contender:
     def unpack(parts: list[bytes]) -> Words:
         return np.frombuffer(coder().decompress(parts[0]), target.dtype) ^ base
 
-    return Contender(name="ZipNN, XOR", encode=pack, decode=unpack)
+    return Contender(name="ZipNN on XOR", encode=pack, decode=unpack)
 
 
 def _patch_from(base: Words, target: Words) -> Contender:

@@ -3,7 +3,7 @@ import pytest
 from numpy.random import RandomState
 
 from flserve_app.artifact import DTYPES
-from flserve_app.codec.grouping import CHUNK_WORDS, Grouping, Order, chunk_words, read_grouping, read_row
+from flserve_app.codec.grouping import Grouping, Order, chunk_words, read_grouping, read_row
 from flserve_app.codec.words import words_of
 from flserve_app.errors import CodecError
 
@@ -64,5 +64,5 @@ def test_bad_side_bytes_are_refused(side):
 
 
 def test_chunks_are_whole_rows():
-    assert [chunk_words(row) for row in (0, 1, 16, 3136)] == [CHUNK_WORDS] * 3 + [41 * 3136]
+    assert [chunk_words(row) for row in (0, 1, 16, 3136)] == [1 << 18] * 3 + [83 * 3136]
     assert read_row(memoryview(Grouping(row=20, scales=bytes(25)).side())) == 20
