@@ -6,9 +6,9 @@ Parts stand one after another, a varint of its length before each but the last.
 
 `planes` (fast): a part is one byte plane of one run of at least `PLANE_RUN` (32,768) words, as it is or squeezed
 (`frames`) if that is shorter; all runs of the lowest byte first, then of the next.
-`bins` (small): a part is one run of at least `PAGE_RUN` (8,192) words by pcodec: the two header bytes, chunk meta and the
-page of its wrapped format. Mode and delta encoding are `classic` and `none` (the first byte of the meta is 0):
-others could ask for memory. pcodec takes words of 16 bits and more; single bytes go by `planes`.
+`bins` (small): a part is one run of at least `PAGE_RUN` (8,192) words by pcodec: the two header bytes, chunk
+meta and page of its wrapped format. Mode and delta encoding are `classic` and `none` (the first byte of the meta
+is 0): others could ask for memory. pcodec takes words of 16 bits and more; single bytes go by `planes`.
 """
 
 from __future__ import annotations

@@ -88,12 +88,12 @@ class Record:
 
     Attributes:
         op: Code of the op.
-        content: Its content, not read yet; None for `same`.
+        content: Its content, not read yet; empty for `same`.
         size: Bytes of the whole record.
     """
 
     op: int
-    content: memoryview | None
+    content: memoryview
     size: int
 
 
@@ -205,7 +205,7 @@ def _read_record(reader: Reader) -> Record:
     start, op = reader.position, reader.byte()
     if op not in NAMES:
         raise CodecError(f"payload uses op {op}, which this release does not know; known: {', '.join(NAMES.values())}")
-    content = None if op == SAME else reader.take(reader.varint())
+    content = memoryview(b"") if op == SAME else reader.take(reader.varint())
     return Record(op=op, content=content, size=reader.position - start)
 
 

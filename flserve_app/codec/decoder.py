@@ -93,10 +93,9 @@ def _specs(header: Header, base: Artifact | None, max_bytes: int) -> tuple[Tenso
 def _plan(record: Record, spec: TensorSpec, base: Artifact | None) -> _Plan:
     held = _held_tensor(record, spec, base)
     content = None
-    if record.op == RAW:
-        if record.content is None or len(record.content) != spec.nbytes:
-            raise CodecError(f"tensor {spec.name!r}: raw content has {record.size} bytes, expected {spec.nbytes}")
-    elif record.op != SAME and record.content is not None:
+    if record.op == RAW and len(record.content) != spec.nbytes:
+        raise CodecError(f"tensor {spec.name!r}: raw content has {len(record.content)} bytes, expected {spec.nbytes}")
+    if record.op in OPS:
         content = read_content(record.content, record.op, spec)
     return _Plan(spec=spec, record=record, content=content, base=held)
 
@@ -117,13 +116,12 @@ def _held_tensor(record: Record, spec: TensorSpec, base: Artifact | None) -> NDA
 
 
 def _fill(plans: Sequence[_Plan]) -> Mapping[str, NDArray]:
-    """Allocate and unpack all tensors."""
-    arrays: dict[str, NDArray] = {}
-    for plan in plans:
-        unchanged = plan.base is not None and plan.record.op == SAME
-        arrays[plan.spec.name] = plan.base if unchanged and plan.base is not None else _empty(plan.spec)
-    jobs = (job for plan in plans if plan.record.op != SAME for job in _jobs(plan, arrays[plan.spec.name]))
-    for _ in spread(_unpack, jobs, sum(plan.spec.nbytes for plan in plans)):
+    """Allocate and unpack all tensors; what is the same is the base's own array."""
+    kept = {plan.spec.name: plan.base for plan in plans if plan.record.op == SAME and plan.base is not None}
+    arrays = {plan.spec.name: kept[plan.spec.name] if plan.spec.name in kept else _empty(plan.spec) for plan in plans}
+    changed = [plan for plan in plans if plan.spec.name not in kept]
+    jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name]))
+    for _ in spread(_unpack, jobs, sum(plan.spec.nbytes for plan in changed)):
         pass
     for array in arrays.values():
         array.flags.writeable = False
@@ -141,8 +139,7 @@ def _jobs(plan: _Plan, array: NDArray) -> Iterator[_Job]:
     dtype: DType = dtype_named(plan.spec.dtype)
     words = words_of(array, dtype)
     if plan.content is None:
-        content = plan.record.content if plan.record.content is not None else memoryview(b"")
-        yield _Job(None, content, None, slice(0, words.size), words)
+        yield _Job(None, plan.record.content, None, slice(0, words.size), words)
         return
     op = OPS[plan.record.op]
     layout = op.open(plan.content.side, dtype, words.size)
