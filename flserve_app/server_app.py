@@ -19,10 +19,10 @@ from rich.console import Console
 from flserve_app.compose.folder import project_outputs
 from flserve_app.compose.job import run_job
 from flserve_app.compose.screen import Screen
-from flserve_app.config import load
+from flserve_app.config import Composed, load
 from flserve_app.errors import ConfigError, FlserveError
 
-_PLAIN = re.compile(r"[\w./:+-]+")
+_ESCAPED = re.compile(r"(\\*)(?:'|\Z)")
 
 app = ServerApp()
 
@@ -34,12 +34,19 @@ def main(grid: Grid, context: Context) -> None:
         composed = load(overrides_of(context.run_config))
         folder = project_outputs() / composed.run_dir
         log(INFO, "flserve: run folder %s", folder)
-        screen = Screen(composed.app.num_rounds, lambda line: log(INFO, "flserve: %s", line), Console(width=100))
-        summary = run_job(grid, composed, Path(folder), screen.show)
+        _run(grid, composed, folder)
     except FlserveError as error:
         log(ERROR, "flserve: error: %s", error)
         raise
-    screen.close(summary)
+
+
+def _run(grid: Grid, composed: Composed, folder: Path) -> None:
+    screen = Screen(composed.app.num_rounds, lambda line: log(INFO, "flserve: %s", line), Console(width=100))
+    summary = None
+    try:
+        summary = run_job(grid, composed, folder, screen.show)
+    finally:
+        screen.close(summary)
 
 
 def overrides_of(run_config: Mapping[str, object]) -> list[str]:
@@ -57,9 +64,9 @@ def overrides_of(run_config: Mapping[str, object]) -> list[str]:
 
 
 def _word(value: object) -> str:
-    if isinstance(value, bool):
+    """Return a value as Hydra's grammar reads it back: backslashes count only before a quote."""
+    if not isinstance(value, str):
         return str(value).lower()
-    text = str(value)
-    if _PLAIN.fullmatch(text):
-        return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if value == "null":
+        return value
+    return "'" + _ESCAPED.sub(lambda found: found[1] * 2 + ("\\'" if found[0].endswith("'") else ""), value) + "'"
