@@ -82,7 +82,7 @@ def load(overrides: Sequence[str] = ()) -> Composed:
                 composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
                 HydraConfig.instance().set_config(composed)
                 run_dir = str(composed.hydra.run.dir)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
             raise ConfigError(one_sentence(error)) from error
         OmegaConf.set_struct(composed, False)
         composed.pop("hydra")
