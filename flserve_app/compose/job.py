@@ -56,6 +56,7 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
         observer(row)
 
     with open_store(app, folder.path) as registry:
+        check_name(registry, model_name(app), resume=app.resume)
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         registry.start_run(run, model_name(app), config=composed.resolved)
         try:

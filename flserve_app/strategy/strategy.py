@@ -137,11 +137,13 @@ class VersionedStrategy(Strategy):
             Conflict: If the model name exists and the run is not to resume.
             DeliveryError: If fewer clients than expected connect.
         """
-        self._begin(initial_arrays)
+        latest = check_name(self.registry, self._publisher.model, resume=self._resume)
+        self._offset = 0 if latest is None else latest.round
         versioned = VersionedGrid(grid, self._publisher, self._ledger, self._uplink)
         self._grid = versioned
         self._rounds.begin(versioned, self._offset)
         wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
+        self._begin(initial_arrays, latest)
         result = super().start(
             grid=versioned,
             initial_arrays=self._publisher.record,
@@ -192,19 +194,16 @@ class VersionedStrategy(Strategy):
         self._rounds.evaluated(metrics)
         return metrics
 
-    def _begin(self, initial: ArrayRecord | Artifact) -> None:
-        latest = self.registry.latest(self._publisher.model)
+    def _begin(self, initial: ArrayRecord | Artifact, latest: Version | None) -> None:
         if latest is None:
             self._publisher.publish(initial if isinstance(initial, Artifact) else to_artifact(initial), 0)
             return
-        check_name(self.registry, latest.model, resume=self._resume)
         self._publisher.adopt(latest, self.registry.load(latest.digest))
-        self._offset = latest.round
         log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
 
 
-def check_name(registry: Registry, model: str, *, resume: bool) -> None:
-    """Refuse a model name that exists, unless it is to be resumed.
+def check_name(registry: Registry, model: str, *, resume: bool) -> Version | None:
+    """Return the newest version of a model, if any; refuse a name that exists and is not to be resumed.
 
     Raises:
         Conflict: If it exists and is not to be resumed.
@@ -215,6 +214,7 @@ def check_name(registry: Registry, model: str, *, resume: bool) -> None:
             f"model {model!r} is in the store already, at {latest.name}: "
             "continue it with resume=true, or choose another model_name"
         )
+    return latest
 
 
 def _known(codec: str) -> str:
