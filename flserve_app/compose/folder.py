@@ -44,20 +44,32 @@ class RunFolder:
             raise StoreError(f"run folder {self.path} cannot be made: {error}") from error
 
     def write_config(self, resolved: Mapping[str, Any]) -> None:
-        """Write the resolved configuration."""
-        text = OmegaConf.to_yaml(OmegaConf.create(dict(resolved)))
-        write_atomically(self.path / CONFIG_FILE, text.encode())
+        """Write the resolved configuration. Raises StoreError."""
+        self._write(CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
 
     def append(self, row: RoundRow) -> None:
-        """Append a round's row to the history."""
-        with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a round's row to the history.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        try:
+            with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"{self.path / HISTORY_FILE} cannot be written: {error}") from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary."""
-        write_atomically(self.path / SUMMARY_FILE, (json.dumps(dict(summary), indent=2) + "\n").encode())
+        """Write the summary. Raises StoreError."""
+        self._write(SUMMARY_FILE, json.dumps(dict(summary), indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomically(self.path / name, text.encode())
+        except OSError as error:
+            raise StoreError(f"{self.path / name} cannot be written: {error}") from error
 
 
 def project_outputs() -> Path:
