@@ -1,0 +1,201 @@
+import json
+import random
+
+import pytest
+import yaml
+
+from flserve_app import client_app
+from flserve_app.compose.job import check
+from flserve_app.config import load
+from flserve_app.errors import CodecError, ConfigError, Conflict, StoreError, TaskError
+from flserve_app.registry import Registry
+from tests.compose.jobs import composed, run
+from tests.fleet import FleetGrid
+
+FIELDS = {
+    "run", "folder", "store", "model_name", "codec", "uplink", "seed", "clients", "rounds", "versions", "final_version",
+    "final_digest", "final_accuracy", "final_loss", "client_versions", "failures", "bytes_down", "bytes_up",
+    "bytes_down_message", "bytes_up_message", "bytes_down_full", "bytes_up_full", "seconds",
+}  # fmt: skip
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done") / "run"
+    seen = []
+    summary = run(folder, "strategy.clients_per_evaluation=2", "seed=5", rounds=3, observer=seen.append)
+    return folder, summary, seen
+
+
+def test_a_run_leaves_its_folder(done):
+    folder, summary, seen = done
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "history.jsonl", "store", "summary.json"]
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["seed"], config["task"]["dim"], config["codec"]["name"]) == (5, 4, "lossless")
+    rows = rows_of(folder)
+    assert [row["round"] for row in rows] == [0, 1, 2, 3]
+    assert [row["digest"] for row in rows] == [row.digest for row in seen]
+
+
+def test_the_summary_sums_the_rows_up(done):
+    folder, summary, _ = done
+    rows = rows_of(folder)
+    assert set(summary) == FIELDS
+    for field in (
+        "bytes_down",
+        "bytes_up",
+        "bytes_down_message",
+        "bytes_up_message",
+        "bytes_down_full",
+        "bytes_up_full",
+    ):
+        assert summary[field] == sum(row[field] for row in rows) > 0
+    last = rows[-1]
+    assert summary["final_digest"] == last["digest"]
+    assert summary["final_accuracy"] == last["accuracy"]
+    assert summary["client_versions"] == last["client_versions"]
+    assert sum(summary["client_versions"].values()) == 3
+    assert (summary["rounds"], summary["versions"], summary["final_version"], summary["clients"]) == (3, 4, 3, 3)
+    assert summary["folder"] == str(folder)
+    assert summary["store"] == str(folder / "store")
+
+
+def test_the_store_knows_the_run_and_what_serving_takes(done):
+    folder, summary, _ = done
+    with Registry.open(folder / "store", create=False) as registry:
+        versions = registry.versions("synthetic-mlp")
+        (entry,) = registry.runs("synthetic-mlp")
+    assert (entry.run, entry.state, entry.config["seed"]) == (summary["run"], "finished", 5)
+    assert {version.run for version in versions} == {summary["run"]}
+    last = versions[-1]
+    assert last.digest == summary["final_digest"]
+    assert last.metrics["accuracy"] == summary["final_accuracy"]
+    assert last.metrics["client_accuracy"] > 0
+    assert (last.serving.model_id, dict(last.serving.arguments)) == ("mlp", {"hidden": 4})
+    assert last.serving.inputs[0]["shape"] == [None, 4]
+    assert len(last.serving.classes) == 3
+
+
+def test_training_learns_and_delivery_changes_nothing(tmp_path):
+    options = ("task.n=100", "train.lr=0.5", "strategy.clients_per_round=2")
+    full, lossless, again, small = (
+        run(tmp_path / str(at), *options, f"codec={codec}", f"uplink={codec}", rounds=4)
+        for at, codec in enumerate(["full", "lossless", "lossless", "lossless-small"])
+    )
+    assert full["final_digest"] == lossless["final_digest"] == again["final_digest"] == small["final_digest"]
+    assert full["final_accuracy"] > 0.5
+    assert lossless["bytes_down"] < full["bytes_down"]
+    assert lossless["bytes_up"] < full["bytes_up"]
+    assert lossless["bytes_down_full"] == full["bytes_down_full"]
+
+
+def test_another_seed_is_another_run(tmp_path):
+    assert run(tmp_path / "a", "seed=1")["final_digest"] != run(tmp_path / "b", "seed=2")["final_digest"]
+
+
+def test_the_callers_random_numbers_do_not_matter(tmp_path):
+    random.seed(1)
+    one = run(tmp_path / "a", "strategy.clients_per_round=1")
+    random.seed(2)
+    assert run(tmp_path / "b", "strategy.clients_per_round=1")["final_digest"] == one["final_digest"]
+
+
+def test_a_shared_store_goes_on_only_when_asked_to(tmp_path):
+    shared = f"store='{tmp_path}/shared store'"
+    whole = run(tmp_path / "whole", rounds=4)
+    first = run(tmp_path / "a", shared, rounds=2)
+    with pytest.raises(Conflict, match="'synthetic-mlp' is in the store already, at v2"):
+        run(tmp_path / "b", shared, rounds=4)
+    with Registry.open(tmp_path / "shared store") as registry:
+        assert [entry.run for entry in registry.runs()] == [first["run"]]
+        assert len(registry.versions("synthetic-mlp")) == 3
+    rest = run(tmp_path / "c", shared, "resume=true", rounds=4)
+    assert rest["final_digest"] == whole["final_digest"]
+    assert (rest["versions"], rest["final_version"]) == (5, 4)
+    assert not (tmp_path / "c" / "store").exists()
+    other = run(tmp_path / "d", shared, "model_name=other", rounds=1)
+    assert (other["versions"], other["model_name"]) == (2, "other")
+
+
+def test_a_run_that_fails_midway_keeps_its_rows_and_is_marked(tmp_path):
+    def fail(row):
+        if row.round == 1:
+            raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError, match="the disk is full"):
+        run(tmp_path / "run", observer=fail)
+    assert [row["round"] for row in rows_of(tmp_path / "run")] == [0, 1]
+    assert not (tmp_path / "run" / "summary.json").exists()
+    with Registry.open(tmp_path / "run" / "store") as registry:
+        (entry,) = registry.runs()
+        assert entry.state == "failed"
+        assert [version.number for version in registry.versions("synthetic-mlp")] == [0, 1]
+
+
+def test_clients_are_counted_where_no_number_is_given(tmp_path, monkeypatch):
+    from flserve_app.strategy import nodes
+
+    monkeypatch.setattr(nodes, "STILL_SECONDS", 0.05)
+    monkeypatch.setattr(nodes, "POLL_SECONDS", 0.01)
+    grid = FleetGrid(app=client_app.app, size=4)
+    assert run(tmp_path / "run", "num_clients=null", grid=grid, rounds=1)["clients"] == 4
+
+
+def test_a_run_without_rounds_publishes_the_initial_model(tmp_path):
+    summary = run(tmp_path / "run", rounds=0)
+    assert (summary["versions"], summary["rounds"], summary["bytes_down"]) == (1, 0, 0)
+    assert summary["final_accuracy"] is not None
+
+
+def test_a_batchnorm_model_runs_under_all_codecs(tmp_path):
+    options = ("task=digits", "model=cnn", "model.arguments.width=2", "model.arguments.norm=true")
+    with pytest.raises(ConfigError):
+        load([*options, "model.arguments.hidden=3"])
+    digests = set()
+    for codec in ("full", "lossless"):
+        grid = FleetGrid(app=client_app.app, size=2)
+        from flserve_app.compose.job import run_job
+
+        config = load(
+            [*options, "num_clients=2", "num_rounds=2", f"codec={codec}", f"uplink={codec}", "train.epochs=1"]
+        )
+        digests.add(run_job(grid, config, tmp_path / codec, lambda row: None)["final_digest"])
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("strategy.clients_per_round=4", ConfigError, "strategy.clients_per_round is 4, there are 3 clients"),
+        ("strategy.clients_per_evaluation=9", ConfigError, "strategy.clients_per_evaluation is 9, there are 3 clients"),
+        ("strategy.name=other", ConfigError, "strategy 'other' is unknown; known: fedavg"),
+        ("+strategy.arguments.magic=1", ConfigError, "strategy fedavg: .*magic"),
+        ("model.name=other", TaskError, "unknown model 'other'"),
+        ("model.arguments.hidden=0", TaskError, "hidden must be an integer of 1 or more"),
+        ("task.name=other", TaskError, "unknown task 'other'"),
+        ("task.partition=odd", TaskError, "odd"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path, override, error, message):
+    with pytest.raises(error, match=message):
+        check(composed(override).app, 3, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_check_refuses_a_name_that_is_taken(tmp_path):
+    shared = f"store={tmp_path}/shared"
+    check(composed(shared).app, 3, tmp_path / "a")
+    run(tmp_path / "a", shared, rounds=0)
+    with pytest.raises(Conflict, match="is in the store already"):
+        check(composed(shared).app, 3, tmp_path / "b")
+    check(composed(shared, "resume=true").app, 3, tmp_path / "b")
+
+
+def test_an_unknown_codec_is_one_sentence(tmp_path):
+    with pytest.raises(CodecError, match="codec 'zip' is unknown; known: full"):
+        run(tmp_path / "run", "codec.name=zip")

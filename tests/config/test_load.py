@@ -1,0 +1,141 @@
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from flserve_app.compose.parts import inner_strategy, model_of, task_spec
+from flserve_app.config import AppConfig, checked, conf_dir, load
+from flserve_app.errors import ConfigError, FlserveError
+
+GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml") if path.parent.name != "experiment")
+EXPERIMENTS = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))
+
+
+def test_the_default_composes():
+    composed = load()
+    assert isinstance(composed.app, AppConfig)
+    assert (composed.app.task.name, composed.app.model.name, composed.app.codec.name) == ("digits", "cnn", "lossless")
+    assert composed.resolved["train"]["batch_size"] == composed.app.train.batch_size
+    assert "hydra" not in composed.resolved
+    assert composed.run_dir.startswith("outputs/")
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_group_option_composes(path):
+    composed = load([f"{path.parent.name}={path.stem}"])
+    assert getattr(composed.app, path.parent.name).name == path.stem
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_can_be_built(name):
+    app = load([f"experiment={name}"]).app
+    clients = app.num_clients or 10
+    model_of(app).build(task_spec(app, clients))
+    inner_strategy(app.strategy, clients)
+
+
+def test_the_tutorial_is_the_reference_case():
+    app = load(["experiment=tutorial"]).app
+    assert (app.num_clients, app.strategy.clients_per_round, app.num_rounds, app.seed) == (15, 8, 30, 42)
+    assert (app.train.lr, app.train.batch_size, app.train.epochs) == (0.01, 32, 3)
+    assert (app.task.name, app.task.n, app.task.dim, app.task.classes) == ("synthetic", 200, 32, 10)
+    assert (app.model.name, app.model.arguments) == ("mlp", {"hidden": 64})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["num_rouns=3"], "Key 'num_rouns' not in 'AppConfig'"),
+        (["train.momentun=0.1"], "Key 'momentun' not in 'TrainConfig'"),
+        (["codec=zip"], "Could not find 'codec/zip'.*full.*lossless.*lossless-small"),
+        (["experiment=none"], "Could not find 'experiment/none'"),
+        (["num_rounds=many"], "num_rounds: Value 'many' of type 'str' could not be converted to Integer"),
+        (["resume=maybe"], "resume: Value 'maybe' is not a valid bool"),
+        (["num_rounds=-1"], "num_rounds is -1, expected at least 0"),
+        (["num_rounds=1000001"], "num_rounds is 1000001, at most 1000000 are allowed"),
+        (["num_clients=0"], "num_clients is 0, expected at least 1"),
+        (["keyframe_every=0"], "keyframe_every is 0, expected at least 1"),
+        (["seed=-1"], "seed is -1, expected at least 0"),
+        (["timeout=0"], "timeout is 0.0, expected a number above 0"),
+        (["wait_seconds=inf"], "wait_seconds is inf, expected a number above 0"),
+        (["train.epochs=0"], "train.epochs is 0, expected at least 1"),
+        (["train.batch_size=0"], "train.batch_size is 0, expected at least 1"),
+        (["train.lr=nan"], "train.lr is nan, expected a number above 0"),
+        (["train.lr=-1"], "train.lr is -1.0, expected a number above 0"),
+        (["train.momentum=1"], "train.momentum is 1.0, expected a value from 0 to below 1"),
+        (["strategy.clients_per_round=0"], "strategy.clients_per_round is 0, expected at least 1"),
+        (["strategy.clients_per_evaluation=-1"], "strategy.clients_per_evaluation is -1, expected at least 0"),
+        (["~codec"], "codec.name"),
+        (["seed=${nowhere}"], "Interpolation key 'nowhere' not found"),
+        (["codec=full,lossless"], "Ambiguous value"),
+        (["a b c"], "."),
+        (["codec=null"], "must be a string or a list"),
+        (["=3"], "must be a string or a list"),
+        (["task=../../x"], "Could not find 'task/../../x'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_does_not_compose_is_refused_in_one_sentence(overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(overrides)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 500
+
+
+words = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=12)
+
+
+@given(st.lists(words, max_size=2))
+def test_no_overrides_end_in_anything_but_a_configuration_or_a_sentence(overrides):
+    try:
+        load(overrides)
+    except FlserveError as error:
+        found = str(error)
+        assert found
+        assert "\n" not in found
+
+
+def test_values_of_all_kinds_are_read():
+    app = load(["store=/a b", "model=mlp", "model.arguments.hidden=8", "resume=true", "num_clients=3"]).app
+    assert (app.store, app.model.arguments, app.resume, app.num_clients) == ("/a b", {"hidden": 8}, True, 3)
+
+
+def test_the_run_folder_may_be_named():
+    assert load(["hydra.run.dir=/somewhere/else"]).run_dir == "/somewhere/else"
+
+
+def test_threads_may_compose_at_once():
+    found = {}
+
+    def compose(seed):
+        found[seed] = load([f"seed={seed}"]).app.seed
+
+    threads = [threading.Thread(target=compose, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {seed: seed for seed in range(4)}
+
+
+def test_a_config_of_another_shape_is_refused():
+    with pytest.raises(ConfigError, match="the config is a dict, expected the schema of flserve"):
+        checked(OmegaConf.create({"seed": 1}), "")
+    with pytest.raises(ConfigError, match=r"task\.name|name"):
+        checked(OmegaConf.structured(AppConfig), "")
+
+
+def test_a_package_without_its_conf_says_where_it_looked(monkeypatch, tmp_path):
+    from flserve_app.config import load as function
+
+    module = __import__(function.__module__, fromlist=["load"])
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "flserve_app" / "config" / "load.py"))
+    with pytest.raises(ConfigError, match=f"no conf/config.yaml beside or inside {tmp_path}/flserve_app"):
+        conf_dir()
+    inside = tmp_path / "flserve_app" / "conf"
+    inside.mkdir(parents=True)
+    (inside / "config.yaml").touch()
+    assert conf_dir() == Path(inside)

@@ -1,0 +1,86 @@
+"""What holds for the package as a whole."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flserve_app
+
+PACKAGE = Path(flserve_app.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 300
+MAX_FUNCTION_LINES = 60
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager"}
+PICKLES = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+
+
+def name_of(path):
+    return path.relative_to(PACKAGE.parent).as_posix()
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def linted():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run(
+        [*command, "--no-cache"], cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_import_contracts_are_kept(linted):
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+    assert "0 broken" in linted.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_is_short_has_a_docstring_and_a_telling_name(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MAX_LINES
+    assert ast.get_docstring(ast.parse(source))
+    assert path.stem not in FORBIDDEN_NAMES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_are_short(path):
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert not long
+
+
+def test_nothing_is_pickled_or_evaluated():
+    found = []
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
+            imported = {alias.name.split(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                imported = {(node.module or "").split(".")[0]}
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec")
+            if imported & PICKLES or called:
+                found.append(f"{name_of(path)}:{node.lineno}")
+    assert not found
+
+
+def test_nothing_is_asserted_and_no_exception_is_swallowed_whole():
+    found = []
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
+            bare = isinstance(node, ast.ExceptHandler) and node.type is None
+            if bare or isinstance(node, ast.Assert):
+                found.append(f"{name_of(path)}:{node.lineno}")
+    assert not found
+
+
+def test_every_folder_of_the_package_is_a_package():
+    assert all((path.parent / "__init__.py").is_file() for path in MODULES)
