@@ -1,14 +1,15 @@
 """From artifacts to a payload.
 
 Each tensor takes the layout with the fewest bytes. Tensors up to a chunk try all layouts the codec offers;
-larger ones try them on a sample first and then only what came close. Small tensors are encoded side by side,
-large ones chunk by chunk over all cores. The same artifacts give the same bytes.
+larger ones try them on a sample first and then only what came close. Tensors are begun side by side, then the
+chunks of the large ones are packed over all cores. The same artifacts give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from flserve_app.artifact import Artifact, TensorSpec, byte_view, dtype_named
 from flserve_app.codec.codecs import Codec, Pair, codec_named
@@ -18,12 +19,20 @@ from flserve_app.codec.ops import RAW, SAME, Layout
 from flserve_app.codec.spread import spread
 from flserve_app.codec.words import words_of
 
-_SAMPLE_WORDS = 1 << 14  # large enough to be spread over cores
+_SAMPLE_WORDS = 1 << 14
 _SAMPLES = 4
 _CLOSE = 1.1
 
 Parts = Sequence[bytes | memoryview]
-Over = Callable[[Callable[[slice], bytes], Sequence[slice], int], Iterable[bytes]]
+Job = tuple[Layout, Pair, slice]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draft:
+    """A tensor, and the layouts it is still to be packed in."""
+
+    pair: Pair
+    layouts: Sequence[Layout]
 
 
 def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless") -> bytes:
@@ -55,19 +64,16 @@ def _records(target: Artifact, base: Artifact | None, codec: Codec) -> Iterator[
     """Yield one record a tensor, in order."""
     same = _unchanged(target, base)
 
-    def record(spec: TensorSpec, over: Over = _alone) -> Parts:
-        return write_record(SAME, ()) if spec.name in same else _record(_pair(target, base, spec), codec, over)
+    def begin(spec: TensorSpec) -> Parts | _Draft:
+        if spec.name in same:
+            return write_record(SAME, ())
+        return _begin(_pair(target, base, spec), codec)
 
-    for large, specs in groupby(target.specs.values(), key=lambda spec: spec.size > CHUNK_WORDS):
-        if large:
-            yield from (record(spec, spread) for spec in specs)
-        else:
-            several = list(specs)
-            yield from spread(record, several, sum(spec.nbytes for spec in several))
-
-
-def _alone(function: Callable[[slice], bytes], spans: Sequence[slice], nbytes: int) -> Iterable[bytes]:
-    return map(function, spans)
+    begun = list(spread(begin, target.specs.values(), target.nbytes))
+    drafts = [draft for draft in begun if isinstance(draft, _Draft)]
+    jobs = (job for draft in drafts for job in _jobs(draft))
+    bodies = spread(_pack, jobs, sum(draft.pair.target.nbytes for draft in drafts))
+    yield from (_smallest(each, bodies) if isinstance(each, _Draft) else each for each in begun)
 
 
 def _unchanged(target: Artifact, base: Artifact | None) -> set[str]:
@@ -91,42 +97,47 @@ def _pair(target: Artifact, base: Artifact | None, spec: TensorSpec) -> Pair:
     )
 
 
-def _record(pair: Pair, codec: Codec, over: Over) -> Parts:
-    """Return the smallest record of a tensor."""
-    best = write_record(RAW, [byte_view(pair.target)])
+def _begin(pair: Pair, codec: Codec) -> Parts | _Draft:
+    """Return the record of a tensor of one chunk, or what is left to do for a larger one."""
     offers = codec.offers(pair) if pair.target.size else ()
-    for layout in _close(offers, pair, over):
-        spans = _spans(pair.target.size, layout.chunk_words)
-        bodies = list(over(_packer(layout, pair), spans, pair.target.nbytes))
-        record = write_record(layout.op.code, write_content(layout.side, bodies))
-        best = min(best, record, key=_size)
+    if pair.target.size > CHUNK_WORDS:
+        return _Draft(pair, _close(offers, pair))
+    draft = _Draft(pair, offers)
+    return _smallest(draft, map(_pack, _jobs(draft)))
+
+
+def _close(offers: Sequence[Layout], pair: Pair) -> Sequence[Layout]:
+    """Return the offers that come close to the best of them on a sample."""
+    last = pair.target.size - _SAMPLE_WORDS
+    starts = [last * part // (_SAMPLES - 1) for part in range(_SAMPLES)]
+    samples = [slice(start, start + _SAMPLE_WORDS) for start in starts]
+    sizes = [sum(len(_pack((layout, pair, sample))) for sample in samples) for layout in offers]
+    return [layout for layout, size in zip(offers, sizes, strict=True) if size <= _CLOSE * min(sizes)]
+
+
+def _jobs(draft: _Draft) -> Iterator[Job]:
+    words = draft.pair.target.size
+    for layout in draft.layouts:
+        for start in range(0, words, layout.chunk_words):
+            yield layout, draft.pair, slice(start, min(start + layout.chunk_words, words))
+
+
+def _pack(job: Job) -> bytes:
+    layout, pair, span = job
+    body = layout.pack(pair.target, pair.base, span)
+    raw = pair.target[span]
+    return body if len(body) < raw.nbytes else raw.tobytes()
+
+
+def _smallest(draft: _Draft, bodies: Iterator[bytes]) -> Parts:
+    """Return the smallest record of a tensor, from the bodies of all its jobs."""
+    best = write_record(RAW, [byte_view(draft.pair.target)])
+    for layout in draft.layouts:
+        chunks = -(-draft.pair.target.size // layout.chunk_words)
+        content = write_content(layout.side, list(islice(bodies, chunks)))
+        best = min(best, write_record(layout.op.code, content), key=_size)
     return best
 
 
 def _size(parts: Parts) -> int:
     return sum(map(len, parts))
-
-
-def _spans(words: int, chunk_words: int) -> list[slice]:
-    return [slice(start, min(start + chunk_words, words)) for start in range(0, words, chunk_words)]
-
-
-def _packer(layout: Layout, pair: Pair) -> Callable[[slice], bytes]:
-    def pack(span: slice) -> bytes:
-        body = layout.pack(pair.target, pair.base, span)
-        raw = pair.target[span]
-        return body if len(body) < raw.nbytes else raw.tobytes()
-
-    return pack
-
-
-def _close(offers: Sequence[Layout], pair: Pair, over: Over) -> Sequence[Layout]:
-    """Return the offers that come close to the best on a sample; all of them for a tensor of one chunk."""
-    words = pair.target.size
-    if len(offers) < 2 or words <= CHUNK_WORDS:
-        return offers
-    step = (words - _SAMPLE_WORDS) // (_SAMPLES - 1)
-    spans = [slice(start, start + _SAMPLE_WORDS) for start in range(0, words - _SAMPLE_WORDS + 1, step)]
-    nbytes = pair.target[: len(spans) * _SAMPLE_WORDS].nbytes
-    sizes = [sum(map(len, over(_packer(layout, pair), spans, nbytes))) for layout in offers]
-    return [layout for layout, size in zip(offers, sizes, strict=True) if size <= _CLOSE * min(sizes)]

@@ -80,7 +80,7 @@ def measure(pair: Checkpoints, everyone: Sequence[Contender], *, repeats: int) -
 def table(rows: Sequence[Row]) -> Table:
     """Return the rows as a table."""
     drawn = Table(title=f"Codecs on consecutive FedAvg checkpoints, {workers()} threads", title_justify="left")
-    drawn.add_column("dtype")
+    drawn.add_column("dtype", no_wrap=True)
     drawn.add_column("codec", no_wrap=True)
     for head in ("bytes", "of full", "encode MB/s", "decode MB/s"):
         drawn.add_column(head, justify="right")

@@ -17,6 +17,8 @@ from flserve_app.codec import CODECS, decode, encode, inspect
 from flserve_app.errors import CodecError, WrongBase
 from tests.codec.examples import artifacts, halved, network, nudged, pairs, trained
 
+LARGE_AND_SMALL = {"first": (600, 500), "bias": (600,), "moved": (500, 550), "tiny": (), "last": (270_000,)}
+
 relaxed = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 
 
@@ -117,3 +119,15 @@ class CodecContract:
         base, target = Artifact({"w": old}), Artifact({"w": new})
         assert decode(encode(target, base, self.codec), base) == self.published(target, base)
         assert decode(encode(target, codec=self.codec)) == self.published(target, None)
+
+    def test_large_and_small_tensors_keep_their_order(self):
+        random = np.random.RandomState(0)
+        old = {name: random.normal(0, 0.1, shape).astype("f4") for name, shape in LARGE_AND_SMALL.items()}
+        # Unrelated to the base, so that a delta is no better than a full layout and both are packed.
+        new = {name: random.normal(0, 0.1, array.shape).astype("f4") for name, array in old.items()}
+        new["moved"] = nudged("float32", old["moved"], 1, most=50)
+        base, target = Artifact(old), Artifact(new)
+        payload = encode(target, base, self.codec)
+        assert decode(payload, base) == self.published(target, base)
+        assert [tensor.name for tensor in inspect(encode(target, codec=self.codec)).tensors] == list(LARGE_AND_SMALL)
+        assert len(payload) <= target.nbytes + 150 + 12 * len(target)
