@@ -120,6 +120,7 @@ def _page(words: Words) -> bytes:
 
 def _fill(words: Words, page: memoryview) -> None:
     """Decompress one page into its words: pcodec writes there and nowhere else."""
+    # pcodec takes nothing but bytes.
     data = bytes(page)
     if data[_FILE_HEADER_BYTES : _FILE_HEADER_BYTES + 1] != b"\0":
         raise CodecError("pcodec page uses a mode or delta encoding that payloads do not have")

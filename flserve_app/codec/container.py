@@ -130,6 +130,7 @@ def unseal(payload: memoryview) -> Reader:
     """
     if bytes(payload[: len(MAGIC)]) != MAGIC:
         raise CodecError(f"not a payload: begins with {bytes(payload[:4])!r}, expected {MAGIC!r}")
+    # Before the checksum, which a newer format may place or compute otherwise.
     if payload[4:5] and payload[4] != VERSION:
         raise CodecError(f"payload has format version {payload[4]}, this release reads {VERSION}: update flserve")
     body, found = payload[:-CHECKSUM_BYTES], bytes(payload[-CHECKSUM_BYTES:])
@@ -191,6 +192,7 @@ def read_content(content: memoryview, op: int, spec: TensorSpec) -> Content:
     side = reader.take(reader.varint())
     dtype = dtype_named(spec.dtype)
     chunks = -(-spec.size * dtype.words_per_item // OPS[op].chunk_words(side))
+    # Before the loop below: a size is at least a byte, so more chunks than bytes cannot be.
     if not 0 < chunks <= reader.left + 1:
         raise CodecError(f"tensor {spec.name!r}: {chunks} chunks in {reader.left} bytes")
     sizes = [reader.varint() for _ in range(chunks - 1)]
@@ -236,6 +238,7 @@ def _read_spec(reader: Reader) -> TensorSpec:
     if code not in DTYPES_BY_CODE or rank > MAX_RANK:
         raise CodecError(f"tensor {name!r}: dtype code {code} with rank {rank} is not allowed")
     shape = tuple(reader.varint() for _ in range(rank))
+    # A zero dimension would hide the others from the bound on the size.
     if any(dim > MAX_TENSOR_BYTES for dim in shape):
         raise CodecError(f"tensor {name!r}: a dimension of {max(shape)} is not allowed")
     return TensorSpec(name, DTYPES_BY_CODE[code].name, shape)

@@ -38,6 +38,7 @@ def decode(
     held = _held(header, base)
     specs = _specs(header, held, max_bytes)
     records = read_records(reader, len(specs))
+    # All plans before any array: what a payload claims is allocated only if its bodies are there.
     plans = [_plan(record, spec, held) for record, spec in zip(records, specs, strict=True)]
     arrays = _fill(plans)
     artifact = Artifact(arrays, dtypes={spec.name: spec.dtype for spec in specs})

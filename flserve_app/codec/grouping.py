@@ -91,6 +91,7 @@ class Grouping:
             scales = np.frombuffer(self.scales, np.uint8)
             scales = scales[first:last, None] + scales[None, -self.row :]
             labels -= scales.reshape(-1)[start - first * self.row :][: stop - start]
+        # The ends first: they nearly always differ, and spare the pass over all.
         if labels[0] == labels[-1] and (labels == labels[0]).all():
             return None
         return Order(labels, np.argsort(labels, kind="stable"))
@@ -135,6 +136,7 @@ def _exponents(base: Words, dtype: DType) -> Bytes:
     """Return the low 8 bits of each word's exponent field; zeros for integers."""
     if dtype.kind != "float":
         return np.zeros(base.size, np.uint8)
+    # The sign stands right above the exponent and is no part of it; float64 keeps the exponent's low bits.
     mask = min(0xFF, (1 << (base.dtype.itemsize * 8 - 1 - dtype.exponent_shift)) - 1)
     exponents = np.empty(base.size, np.uint8)
     np.right_shift(base, dtype.exponent_shift, out=exponents, casting="unsafe")

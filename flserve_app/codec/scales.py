@@ -75,6 +75,7 @@ def _scales(moves: npt.NDArray[np.float32], axis: int) -> bytes:
     logs = np.rint(2 * np.log2(np.mean(np.sqrt(np.abs(moves)), axis=axis)))
     logs[~np.isfinite(logs)] = -np.inf
     top = logs.max()
+    # Where nothing moved at all there is no largest to be relative to.
     relative = np.maximum(logs - top, _LOWEST) if np.isfinite(top) else np.zeros_like(logs)
     scales: bytes = relative.astype(np.int64).astype(np.uint8).tobytes()
     return scales

@@ -77,6 +77,7 @@ class Reader:
         for index, byte in enumerate(self._varint_bytes()):
             number |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
+                # A last byte of zero adds nothing: the number has a shorter form.
                 if byte == 0 and index > 0:
                     break
                 return number

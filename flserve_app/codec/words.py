@@ -40,6 +40,7 @@ def ordered(words: Words, dtype: DType, out: Words | None = None) -> Words:
     if dtype.kind != "float":
         result: Words = np.positive(signed, out=out)
         return result
+    # All ones for a negative float: its other bits are turned over, so that larger magnitudes come lower.
     flip = signed >> (_bits(words) - 1)
     flip &= (1 << (_bits(words) - 1)) - 1
     np.bitwise_xor(flip, signed, out=flip if out is None else out)
@@ -51,6 +52,7 @@ def residual(target: Words, base: Words | None, dtype: DType) -> Words:
     difference = ordered(target, dtype)
     if base is not None:
         difference -= ordered(base, dtype)
+    # In place from here on: a pass over a chunk costs about as much as the memory for its result.
     sign = difference >> (_bits(target) - 1)
     difference <<= 1
     difference ^= sign
