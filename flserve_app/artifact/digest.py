@@ -18,7 +18,8 @@ _PARALLEL_FROM_BYTES = 4 * CHUNK_BYTES
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Return this process's threads; after a fork, those of the parent are not there."""
     return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="flserve-hash")
 
 
@@ -41,7 +42,7 @@ def tree_digests(buffers: Sequence[memoryview]) -> list[str]:
     """
     spread = sum(len(buffer) for buffer in buffers) >= _PARALLEL_FROM_BYTES
     chunks = [chunk for buffer in buffers for chunk in _chunks(buffer)]
-    leaves = iter(_pool().map(_chunk_digest, chunks) if spread else map(_chunk_digest, chunks))
+    leaves = iter(_pool(os.getpid()).map(_chunk_digest, chunks) if spread else map(_chunk_digest, chunks))
     digests = []
     for buffer in buffers:
         root = hashlib.sha256()

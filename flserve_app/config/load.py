@@ -107,7 +107,9 @@ def checked(config: DictConfig, run_dir: str) -> Composed:
 
 def one_sentence(error: BaseException) -> str:
     """Return what Hydra or OmegaConf say in many lines as one: the cause, and the choices where they name them."""
-    cause = error.__cause__ if isinstance(error.__cause__, HydraException | OmegaConfBaseException) else error
+    # OmegaConf's own cause, which is there under a debugger, is the template of its message.
+    foreign = isinstance(error, HydraException) and isinstance(error.__cause__, HydraException | OmegaConfBaseException)
+    cause = error.__cause__ if foreign and error.__cause__ is not None else error
     if isinstance(cause.__cause__, ConfigError):
         return str(cause.__cause__)
     lines = [line.strip() for line in str(cause if str(cause).strip() else error).splitlines()]

@@ -55,20 +55,7 @@ def test_the_tutorial_is_the_reference_case():
         (["num_rounds=many"], "num_rounds: Value 'many' of type 'str' could not be converted to Integer"),
         (["resume=maybe"], "resume: Value 'maybe' is not a valid bool"),
         (["num_rounds=-1"], "num_rounds is -1, expected at least 0"),
-        (["num_rounds=1000001"], "num_rounds is 1000001, at most 1000000 are allowed"),
-        (["num_clients=0"], "num_clients is 0, expected at least 1"),
-        (["keyframe_every=0"], "keyframe_every is 0, expected at least 1"),
-        (["seed=-1"], "seed is -1, expected at least 0"),
-        (["timeout=0"], "timeout is 0.0, expected a number above 0"),
-        (["wait_seconds=inf"], "wait_seconds is inf, expected a number above 0"),
-        (["train.epochs=0"], "train.epochs is 0, expected at least 1"),
-        (["train.batch_size=0"], "train.batch_size is 0, expected at least 1"),
-        (["train.lr=nan"], "train.lr is nan, expected a number above 0"),
-        (["train.lr=-1"], "train.lr is -1.0, expected a number above 0"),
-        (["train.momentum=1"], "train.momentum is 1.0, expected a value from 0 to below 1"),
-        (["strategy.clients_per_round=0"], "strategy.clients_per_round is 0, expected at least 1"),
-        (["strategy.clients_per_evaluation=-1"], "strategy.clients_per_evaluation is -1, expected at least 0"),
-        (["~codec"], "codec.name"),
+        (["~codec"], "Missing mandatory value: name"),
         (["seed=${nowhere}"], "Interpolation key 'nowhere' not found"),
         (["codec=full,lossless"], "Ambiguous value"),
         (["a b c"], "."),
@@ -83,6 +70,20 @@ def test_what_does_not_compose_is_refused_in_one_sentence(overrides, message):
         load(overrides)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 500
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("~codec", "codec.name: Missing mandatory value: name"),
+        ("num_rounds=-1", "num_rounds is -1, expected at least 0"),
+        ("seed=x", "seed: Value 'x' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_sentence_is_the_same_under_a_debugger(override, message, monkeypatch):
+    monkeypatch.setenv("OC_CAUSE", "1")  # OmegaConf then chains its errors, as it does when it is traced
+    with pytest.raises(ConfigError, match=message):
+        load([override])
 
 
 words = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=12)
@@ -124,7 +125,7 @@ def test_threads_may_compose_at_once():
 def test_a_config_of_another_shape_is_refused():
     with pytest.raises(ConfigError, match="the config is a dict, expected the schema of flserve"):
         checked(OmegaConf.create({"seed": 1}), "")
-    with pytest.raises(ConfigError, match=r"task\.name|name"):
+    with pytest.raises(ConfigError, match="Missing mandatory value: name"):
         checked(OmegaConf.structured(AppConfig), "")
 
 

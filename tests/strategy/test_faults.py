@@ -16,9 +16,9 @@ from tests.strategy.runs import fedavg, federate
 MODEL_BYTES = 1 << 20  # what a client keeps in its state; larger models go to the cache directory
 
 
-@pytest.fixture
-def undisturbed(tmp_path):
-    return federate(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return federate(tmp_path_factory.mktemp("undisturbed") / "s")
 
 
 def recovered(run, undisturbed, *, resends):

@@ -141,7 +141,7 @@ def half():
 
 
 @pytest.mark.parametrize("codec", ["full", "lossless", "lossless-small"])
-def test_a_bfloat16_model_stays_bfloat16_from_end_to_end(tmp_path, half, codec):
+def test_a_bfloat16_model_stays_bfloat16_from_end_to_end(tmp_path, half, codec, reference):
     grid = FleetGrid(app=stranger([versioned_mod], torch.bfloat16), size=CLIENTS)
     run = federate(
         tmp_path / codec, grid=grid, initial=half, rounds=2, codec=codec, uplink=codec, inner=fedavg(3, 3, 0)
@@ -156,17 +156,19 @@ def test_a_bfloat16_model_stays_bfloat16_from_end_to_end(tmp_path, half, codec):
     if codec == "full":
         assert all(len(payload) < 3 * floats + 400 for payload in ups)
     assert run.result.arrays["0.weight"].numpy().dtype == np.float32
-    assert run.digest == _lossless_digest(half, tmp_path)
+    assert run.digest == reference
 
 
-def _lossless_digest(half, tmp_path):
+@pytest.fixture(scope="module")
+def reference(half, tmp_path_factory):
+    """The digest that two rounds of the bfloat16 model end in."""
     grid = FleetGrid(app=stranger([versioned_mod], torch.bfloat16), size=CLIENTS)
-    return federate(tmp_path / "reference", grid=grid, initial=half, rounds=2).digest
+    return federate(tmp_path_factory.mktemp("reference") / "s", grid=grid, initial=half, rounds=2).digest
 
 
-def test_a_bfloat16_run_resumes(tmp_path, half):
+def test_a_bfloat16_run_resumes(tmp_path, half, reference):
     app = stranger([versioned_mod], torch.bfloat16)
     federate(tmp_path / "s", grid=FleetGrid(app=app, size=CLIENTS), initial=half, rounds=1).registry.close()
     run = federate(tmp_path / "s", grid=FleetGrid(app=app, size=CLIENTS), initial=half, rounds=2, resume=True)
-    assert run.digest == _lossless_digest(half, tmp_path)
+    assert run.digest == reference
     assert isinstance(half, Artifact)

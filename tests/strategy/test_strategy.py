@@ -17,10 +17,10 @@ from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
 
-@pytest.fixture
-def plain(tmp_path):
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
     """A run under `codec=full`: what all others have to end in."""
-    return federate(tmp_path / "plain", codec="full", uplink="full", inner=fedavg(4, 3, 2))
+    return federate(tmp_path_factory.mktemp("plain") / "s", codec="full", uplink="full", inner=fedavg(4, 3, 2))
 
 
 @pytest.mark.parametrize("codec", list(CODECS))
