@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -41,7 +42,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         text = f"{readable_bytes(sent)} of {readable_bytes(full)} in full ({share(sent, full)}); messages {message}"
         table.add_row(name, text)
     table.add_row("seconds", f"{summary['seconds']:.1f}")
-    table.add_row("folder", summary["folder"])
+    table.add_row("folder", escape(summary["folder"]))
     return table
 
 
@@ -55,7 +56,7 @@ def sweep_table(jobs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         accuracy = summary["final_accuracy"]
         sent = summary["bytes_down"] + summary["bytes_up"]
         table.add_row(
-            overrides,
+            escape(overrides),
             "-" if accuracy is None else f"{accuracy:.4f}",
             summary["final_digest"][:12],
             readable_bytes(summary["bytes_down"]),
