@@ -49,10 +49,10 @@ class TrainConfig:
         momentum: SGD momentum.
     """
 
-    epochs: int = 1
+    epochs: int = 3
     batch_size: int = 32
     lr: float = 0.05
-    momentum: float = 0.0
+    momentum: float = 0.9
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
