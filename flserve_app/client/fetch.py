@@ -96,7 +96,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             status="ok",
             identity=held.identity,
             partitions=partitions,
-            held=held.digests(),
+            held=held.digests(fetched.delivery.model),
             base=fetched.delivery.target,
             arrays=key,
             payload=None if update is None else payload_array(update),

@@ -60,9 +60,10 @@ class Held:
         except StoreError:
             return ()
 
-    def digests(self) -> tuple[str, ...]:
-        """Return the hex digests of all held artifacts."""
-        return tuple(dict.fromkeys(reference.digest for reference in self.references()))
+    def digests(self, model: str = "") -> tuple[str, ...]:
+        """Return the hex digests of all held artifacts; those of a model come first, as the best bases for it."""
+        references = sorted(self.references(), key=lambda reference: reference.model != model)
+        return tuple(dict.fromkeys(reference.digest for reference in references))
 
     def load(self, digest: str) -> Artifact | None:
         """Return a held artifact, verified; None if this client does not hold it or it is damaged."""

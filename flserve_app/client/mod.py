@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from flwr.app import Context, Message, RecordDict
 
-from flserve_app.client.fetch import Fetched, Refusal, fetch, seal, with_arrays
+from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
 from flserve_app.client.wire import RECORD, Answer, Status, put_answer, take_delivery
 from flserve_app.errors import DeliveryError
@@ -34,13 +34,15 @@ def versioned_mod(message: Message, context: Context, call_next: Handler) -> Mes
         return call_next(message, context)
     held = Held(context)
     content = RecordDict(dict(message.content))
+    model = ""
     try:
         delivery = take_delivery(content)
+        model = "" if delivery is None else delivery.model
         if delivery is None or delivery.action == "hello":
-            return _reply(message, context, held, "hello")
+            return _reply(message, context, held, "hello", model)
         fetched = fetch(delivery, held)
-    except (Refusal, DeliveryError) as refusal:
-        return _reply(message, context, held, "nack", str(refusal))
+    except DeliveryError as refusal:
+        return _reply(message, context, held, "nack", model, str(refusal))
     return _handle(message, context, call_next, content, fetched, held)
 
 
@@ -58,7 +60,7 @@ def _handle(
     return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
 
 
-def _reply(message: Message, context: Context, held: Held, status: Status, reason: str = "") -> Message:
+def _reply(message: Message, context: Context, held: Held, status: Status, model: str, reason: str = "") -> Message:
     content = RecordDict()
     put_answer(
         content,
@@ -66,7 +68,7 @@ def _reply(message: Message, context: Context, held: Held, status: Status, reaso
             status=status,
             identity=held.identity,
             partitions=_partitions(context),
-            held=held.digests(),
+            held=held.digests(model),
             reason=" ".join(reason.split()),
         ),
     )
