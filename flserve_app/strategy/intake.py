@@ -4,6 +4,8 @@ Rules:
 - An update is decoded against the artifact that was delivered, and only that: a client that names another
   base is told to start over.
 - What reaches the strategy is what the client's app wrote: the same records, with the arrays bit for bit.
+- An update may be larger than the model it came from (other dtypes, further tensors), but not by orders: what
+  a client declares is bounded before it is decoded.
 - A reply that is an error stays an error; it is logged and counted here, once.
 """
 
@@ -26,6 +28,8 @@ from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 
+LARGEST_FACTOR = 8
+LARGEST_EXTRA = 16 << 20
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -78,7 +82,8 @@ class Intake:
                 f"{answer.identity} sent an update relative to {answer.base[:12]}, expected {parcel.target[:12]}"
             )
         started = time.perf_counter()
-        trained = decode(answer.payload.data, self._publisher.base(answer.base))
+        base = self._publisher.base(answer.base)
+        trained = decode(answer.payload.data, base, max_bytes=LARGEST_FACTOR * base.nbytes + LARGEST_EXTRA)
         record = to_record(trained)
         self._ledger.spent("decode", time.perf_counter() - started)
         return record
