@@ -110,8 +110,6 @@ def one_sentence(error: BaseException) -> str:
     # OmegaConf's own cause, which is there under a debugger, is the template of its message.
     foreign = isinstance(error, HydraException) and isinstance(error.__cause__, HydraException | OmegaConfBaseException)
     cause = error.__cause__ if foreign and error.__cause__ is not None else error
-    if isinstance(cause.__cause__, ConfigError):
-        return str(cause.__cause__)
     lines = [line.strip() for line in str(cause if str(cause).strip() else error).splitlines()]
     key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
     text = " ".join(line for line in lines if line and not line.startswith(_NOISE))
