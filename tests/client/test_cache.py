@@ -1,4 +1,5 @@
 import json
+import threading
 
 import pytest
 from filelock import FileLock
@@ -103,6 +104,26 @@ def test_a_directory_that_stays_locked_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "LOCK_SECONDS", 0.05)
     with FileLock(tmp_path / "lock"), pytest.raises(StoreError, match=r"stayed locked for 0 s"):
         install(CacheDirectory(tmp_path, "a"), artifact())
+
+
+def test_clients_that_install_at_once_lose_nothing(tmp_path):
+    made = [artifact(seed) for seed in range(4)]
+    failures = []
+
+    def client(name):
+        directory = CacheDirectory(tmp_path, name)
+        for version, one in enumerate(made):
+            install(directory, one, version=version)
+            if directory.load(one.digest) != one:
+                failures.append((name, version))
+
+    threads = [threading.Thread(target=client, args=(f"c{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert blobs(tmp_path) == [made[-1].digest]
 
 
 def test_references_are_files_people_can_read(tmp_path):

@@ -7,7 +7,7 @@ from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
 
 from flserve_app.artifact import Artifact
-from flserve_app.client import VersionedClient
+from flserve_app.client import VersionedClient, versioned_mod
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
 from flserve_app.codec import decode, encode
@@ -147,3 +147,13 @@ def test_a_whole_run_with_numpy_clients(tmp_path):
     held = Linear(grid.contexts[grid.node_id(1)])
     assert held.held("model").version == 2
     assert np.allclose(held.predict(np.zeros((1, 2), dtype=np.float32)), MODEL["b"] + 2, atol=1e-5)
+
+
+def test_the_mod_beside_a_versioned_client_changes_nothing(tmp_path):
+    digests = set()
+    for mods in ([], [versioned_mod]):
+        app = ClientApp(mods=mods)
+        app.train()(lambda message, context: Linear(context).handle_train(message))
+        run = federate(tmp_path / str(len(mods)), grid=FleetGrid(app=app, size=2), initial=to_record(MODEL), rounds=2)
+        digests.add((run.digest, run.total("bytes_up")))
+    assert len(digests) == 1

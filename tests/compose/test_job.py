@@ -197,3 +197,12 @@ def test_a_check_refuses_a_name_that_is_taken(tmp_path):
 def test_an_unknown_codec_is_one_sentence(tmp_path):
     with pytest.raises(CodecError, match="codec 'zip' is unknown; known: full"):
         run(tmp_path / "run", "codec.name=zip")
+
+
+def test_resuming_with_another_model_is_one_sentence_and_harms_nothing(tmp_path):
+    shared = f"store={tmp_path}/shared"
+    first = run(tmp_path / "a", shared, rounds=1)
+    with pytest.raises(TaskError, match=r"tensor '1\.weight': the model has float32"):
+        run(tmp_path / "b", shared, "resume=true", "model.arguments.hidden=5", rounds=2)
+    rest = run(tmp_path / "c", shared, "resume=true", rounds=1)
+    assert rest["final_digest"] == first["final_digest"]

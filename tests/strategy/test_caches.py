@@ -52,7 +52,14 @@ def test_another_model_of_the_store_is_a_base(tmp_path):
     federate(tmp_path / "s", grid=fleet(tmp_path), rounds=2, model_name="a").registry.close()
     other = federate(tmp_path / "s", grid=fleet(tmp_path, run_id=2), initial=small_arrays(5), rounds=1, model_name="b")
     assert other.rows[1].plans == {"delta": 3}
-    assert all(len(client.held) == 2 for client in other.strategy._grid.fleet.clients.values())
+    other.registry.close()
+    for run_id, name in ((3, "a"), (4, "b")):
+        again = federate(tmp_path / "s", grid=fleet(tmp_path, run_id), rounds=4, model_name=name, resume=True)
+        digests = {version.digest for version in again.registry.versions(name)}
+        held = [client.held for client in again.strategy._grid.fleet.clients.values()]
+        assert all(len(both) == 2 for both in held)
+        assert all(both[0] in digests for both in held), "the best base for a model is a version of it"
+        again.registry.close()
 
 
 def test_where_no_cache_can_be_written_clients_keep_versions_in_their_state(tmp_path, caplog):

@@ -1,13 +1,17 @@
 """The parts of the Grid that whole runs do not show."""
 
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.run import Run
 
+from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact, to_record
-from flserve_app.client.wire import PAYLOAD, RECORD
+from flserve_app.client.wire import PAYLOAD, RECORD, payload_array
+from flserve_app.codec import encode
 from flserve_app.registry import Registry
 from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.intake import LARGEST_EXTRA
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.publisher import Publisher
 from tests.apps import numpy_app, small_arrays
@@ -176,3 +180,28 @@ def test_a_base_that_is_lost_while_the_run_goes_on_is_used_no_more(grid, publish
     assert ledger.take()["plans"] == {"full": 3}
     assert caplog.text.count("is no base any more") >= 1
     assert isinstance(fresh.record, ArrayRecord)
+
+
+def test_an_update_that_declares_far_more_than_the_model_is_refused(grid, versioned, publisher, caplog):
+    bomb = encode(Artifact({"zeros": np.zeros(LARGEST_EXTRA, dtype=np.int16)}), codec="lossless")
+    assert len(bomb) < LARGEST_EXTRA // 100
+
+    def swell(message):
+        if PAYLOAD in message.content:
+            message.content[PAYLOAD] = ArrayRecord({"payload": payload_array(bomb)})
+        return message
+
+    grid.up.append(swell)
+    assert list(versioned.send_and_receive([to(grid, 1, publisher.record)])) == []
+    assert f"payload declares {2 * LARGEST_EXTRA} bytes, at most" in caplog.text
+
+
+def test_an_update_may_be_wider_than_the_model(grid, versioned, publisher):
+    def widen(message, context, server_round):
+        record = message.content["arrays"]
+        wide = ArrayRecord({name: Array(array.numpy().astype(np.float64)) for name, array in record.items()})
+        return Message(RecordDict({"arrays": wide, "extra": MetricRecord({"a": 1})}), reply_to=message)
+
+    grid.app = numpy_app(on_train=widen)
+    (reply,) = versioned.send_and_receive([to(grid, 1, publisher.record)])
+    assert {array.dtype for array in reply.content["arrays"].values()} == {"float64"}
