@@ -55,6 +55,10 @@ class Fleet:
         """Return the fleet with these clients added or replaced."""
         return Fleet(MappingProxyType({**self.clients, **{client.node_id: client for client in clients}}))
 
+    def without(self, node_id: int) -> Fleet:
+        """Return the fleet as if the node had never been heard of."""
+        return Fleet(MappingProxyType({known: client for known, client in self.clients.items() if known != node_id}))
+
     def heard(
         self, node_id: int, *, identity: str, held: tuple[str, ...], version: int | None, server_round: int
     ) -> Fleet:

@@ -61,6 +61,13 @@ def test_a_node_nobody_heard_of_holds_nothing():
     assert Fleet().put(client(1, "a")).unknown([3, 1, 2]) == [3, 2]
 
 
+def test_a_node_may_be_forgotten():
+    fleet = Fleet().put(client(1, "a"), client(2, "b"))
+    assert fleet.without(1).unknown([1, 2]) == [1]
+    assert fleet.without(3).unknown([1, 2]) == []
+    assert fleet.unknown([1, 2]) == []
+
+
 def test_clients_by_version_counts_those_that_worked_with_one():
     fleet = Fleet().put(
         client(1, "a", version=10),

@@ -95,8 +95,8 @@ class VersionedGrid(Grid):
         """Return the ids of the nodes that Flower lists now, met or not."""
         return list(self._grid.get_node_ids())
 
-    def meet(self, node_ids: Iterable[int]) -> int:
-        """Greet the nodes that are new.
+    def meet(self, node_ids: Iterable[int], timeout: float = HELLO_SECONDS) -> int:
+        """Greet the nodes that are new, and wait for their answers at most `timeout` seconds.
 
         Returns:
             The largest number of partitions that one of them knows of; 0 if none said.
@@ -108,7 +108,7 @@ class VersionedGrid(Grid):
         for hello in hellos:
             self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
         partitions = 0
-        for reply in self._wait(hellos, HELLO_SECONDS):
+        for reply in self._wait(hellos, timeout):
             self._ledger.sent("up", payload=0, message=message_bytes(reply), full=0)
             partitions = max(partitions, self._welcome(reply))
         silent = self.fleet.unknown(new)
@@ -126,7 +126,8 @@ class VersionedGrid(Grid):
         """
         outgoing = list(messages)
         deadline = None if timeout is None else time.monotonic() + timeout
-        self.meet(dict.fromkeys(message.metadata.dst_node_id for message in outgoing))
+        nodes = dict.fromkeys(message.metadata.dst_node_id for message in outgoing)
+        self.meet(nodes, HELLO_SECONDS if timeout is None else min(HELLO_SECONDS, timeout))
         arrived: list[Message] = []
         waiting = [(message, self._parcel(message)) for message in outgoing]
         while waiting:
@@ -243,6 +244,10 @@ class VersionedGrid(Grid):
 
     def _read(self, reply: Message, parcel: Parcel) -> Message:
         read, answer = self._intake.read(reply, parcel)
+        client = self.fleet.get(parcel.node_id)
+        if reply.has_error() and client.versioned and not client.held:
+            # Perhaps it missed the greeting and has no mod: it is greeted again when it is next needed.
+            self.fleet = self.fleet.without(parcel.node_id)
         if answer is not None:
             version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
             self._note(parcel.node_id, answer.identity, answer.held, version if version >= 0 else None)

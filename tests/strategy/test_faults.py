@@ -197,6 +197,18 @@ def test_a_node_that_does_not_answer_the_greeting_is_served_all_the_same(tmp_pat
     assert run.rows[-1].clients == 4
 
 
+def test_a_stranger_that_missed_the_greeting_is_greeted_again(tmp_path, caplog):
+    def lost(message):
+        hellos = sum(item.way == "down" and item.node_id == grid.node_id(0) for item in grid.log)
+        return None if message.metadata.dst_node_id == grid.node_id(0) and hellos == 1 else message
+
+    apps = [numpy_app(mods=()), numpy_app()]
+    grid = FleetGrid(app=lambda number: apps[number], size=2, down=[lost])
+    run = federate(tmp_path / "s", grid=grid, rounds=3)
+    assert [row.clients for row in run.rows] == [0, 1, 2, 2]
+    assert run.rows[2].plans == {"delta": 1, "plain": 1}
+
+
 def test_a_node_that_joins_late_is_greeted_and_gets_the_full_model(tmp_path):
     grid = FleetGrid(app=numpy_app(), size=4)
     grid.hidden.add(grid.node_id(3))

@@ -10,7 +10,7 @@ from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.wire import PAYLOAD, RECORD, payload_array
 from flserve_app.codec import encode
 from flserve_app.registry import Registry
-from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.grid import HELLO_SECONDS, VersionedGrid
 from flserve_app.strategy.intake import LARGEST_EXTRA
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.publisher import Publisher
@@ -82,6 +82,13 @@ def test_nodes_are_met_when_they_are_asked_for_or_written_to(grid, versioned):
     assert [grid.number(node) for node in versioned.get_node_ids()] == [0, 1, 2]
     assert versioned.meet(grid.contexts) == 0
     assert len(grid.log) == 6
+
+
+@pytest.mark.parametrize(("timeout", "greeting"), [(5.0, 5.0), (1e6, HELLO_SECONDS), (None, HELLO_SECONDS)])
+def test_a_greeting_takes_no_longer_than_the_phase(grid, versioned, publisher, timeout, greeting):
+    list(versioned.send_and_receive([to(grid, 0, publisher.record)], timeout=timeout))
+    assert len(grid.timeouts) == 2
+    assert grid.timeouts[0] == greeting
 
 
 def test_a_message_keeps_its_type_group_and_lifetime_even_when_sent_again(grid, versioned, publisher):
