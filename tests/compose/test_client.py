@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from flserve_app import client_app
@@ -79,6 +80,12 @@ def test_training_is_a_function_of_arrays_data_round_and_partition(arrays):
     assert any(not np.array_equal(a, b) for a, b in zip(one, arrays, strict=True))
     for other in (fit(1), fit(0, **{"server-round": 2})):
         assert any(not np.array_equal(a, b) for a, b in zip(one, other[0], strict=True))
+
+
+def test_clients_compute_on_one_thread():
+    torch.set_num_threads(2)
+    TaskClient(context(**{"partition-id": 0}))
+    assert torch.get_num_threads() == 1
 
 
 def test_evaluation_gives_loss_and_accuracy(arrays):

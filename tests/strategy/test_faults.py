@@ -6,7 +6,9 @@ import shutil
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from flserve_app.client.wire import PAYLOAD, PAYLOAD_STYPE, RECORD
+from flserve_app.client.records import to_artifact
+from flserve_app.client.wire import PAYLOAD, PAYLOAD_STYPE, RECORD, payload_array
+from flserve_app.codec import encode
 from flserve_app.strategy.grid import MAX_TRIES, VersionedGrid
 from flserve_app.strategy.ledger import Ledger
 from tests.apps import numpy_app, small_arrays
@@ -238,6 +240,24 @@ def test_an_update_that_names_another_base_is_asked_for_again(tmp_path, undistur
     recovered(run, undisturbed, resends=1)
 
 
+def test_an_update_relative_to_an_older_version_is_never_averaged_as_if_current(tmp_path, undisturbed):
+    """It is whole and verified, and its base is in the store: only it is not the version that was delivered."""
+    spoiled, old = [], to_artifact(small_arrays())
+
+    def answer_late(message):
+        record = message.content.config_records.get(RECORD, {})
+        if record.get("base") not in (None, bytes.fromhex(old.digest)) and not spoiled:
+            spoiled.append(message)
+            record["base"] = bytes.fromhex(old.digest)
+            payload = encode(to_artifact(small_arrays(seed=4)), old)
+            message.content[PAYLOAD] = ArrayRecord({"payload": payload_array(payload)})
+        return message
+
+    run = federate(tmp_path / "s", grid=FleetGrid(app=numpy_app(), size=4, up=[answer_late]))
+    recovered(run, undisturbed, resends=1)
+    assert len(spoiled) == 1
+
+
 def test_an_answer_of_another_protocol_is_asked_for_again_and_given_up(tmp_path, caplog):
     def newer(message):
         if PAYLOAD in message.content:
@@ -342,3 +362,5 @@ def test_a_query_goes_as_it_is(tmp_path):
     )
     (reply,) = VersionedGrid(run.grid, run.strategy._publisher, Ledger(), "full").send_and_receive([message])
     assert reply.content["arrays"].object_id == small_arrays().object_id
+    assert [item.kind for item in run.grid.log[-2:]] == ["query.echo"] * 2
+    assert [item.payload for item in run.grid.log[-2:]] == [None, None]

@@ -58,11 +58,15 @@ def test_metrics_go_to_the_newest_version(publisher, registry):
     assert registry.latest("m").metrics["accuracy"] == 0.5
 
 
-def test_a_payload_of_the_history_is_delivered_as_it_is(publisher, registry):
+def test_a_payload_of_the_history_is_delivered_as_it_is(publisher, registry, monkeypatch):
+    def never(*_):
+        raise AssertionError("made again")
+
     publisher.publish(ONE, 0)
     publisher.publish(TWO, 1)
     plan = publisher.plan((ONE.digest,), TWO.digest)
     assert plan == Plan(kind="delta", target=TWO.digest, base=ONE.digest, codec="lossless")
+    monkeypatch.setattr("flserve_app.strategy.publisher.encode", never)
     followed, payload = publisher.payload(plan)
     assert followed == plan
     assert payload == registry.payload(TWO.digest, ONE.digest, "lossless")
