@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from flserve_app.errors import ConfigError
 
 MAX_ROUNDS = 1_000_000
+ENGINES = ("simulation", "inprocess")
 
 
 @dataclass
@@ -113,6 +114,8 @@ class AppConfig:
         keyframe_every: Versions between full copies in the store's history.
         timeout: Seconds to wait for the replies of a phase.
         wait_seconds: Seconds to wait for the clients before the first round.
+        engine: What `flserve run` runs the clients in: `simulation` (Flower's engine) or `inprocess`, which needs
+            no start-up and suits small jobs; `flwr run` has an engine of its own.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -130,6 +133,7 @@ class AppConfig:
     keyframe_every: int = 10
     timeout: float = 600.0
     wait_seconds: float = 300.0
+    engine: str = "simulation"
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -142,6 +146,8 @@ class AppConfig:
         _at_least("seed", self.seed, 0)
         _positive("timeout", self.timeout)
         _positive("wait_seconds", self.wait_seconds)
+        if self.engine not in ENGINES:
+            raise ConfigError(f"engine is {self.engine!r}, expected one of: {', '.join(ENGINES)}")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

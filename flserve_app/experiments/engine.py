@@ -1,4 +1,4 @@
-"""Where a run is started: Flower's simulation engine, behind one function.
+"""Where a run is started: Flower's simulation engine, or this process, behind one function.
 
 Flower's Python entry point is marked for removal in favour of its command line, which needs a SuperLink and
 packs the project for every run; nothing but this file knows about it.
@@ -17,14 +17,16 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.experiments.inprocess import InProcessGrid
 
 CPUS_A_CLIENT = 1
 
 
-def simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
+def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
     """Run a federation of simulated nodes.
 
     Args:
+        engine: `simulation` or `inprocess`.
         serve: What the server does with its Grid.
         client_app: What every node runs.
         num_clients: Number of nodes.
@@ -32,6 +34,15 @@ def simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: 
     Raises:
         FlserveError: Whatever `serve` raised, or that the engine did not run it.
     """
+    with _quiet():
+        if engine == "inprocess":
+            with InProcessGrid(client_app, num_clients) as grid:
+                serve(grid)
+        else:
+            _simulate(serve, client_app, num_clients)
+
+
+def _simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
     server_app = ServerApp()
     served: list[bool] = []
 
@@ -46,8 +57,7 @@ def simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: 
     }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns at every start
     try:
-        with _quiet():
-            run_simulation(server_app, client_app, num_clients, backend_config=backend)  # type: ignore[arg-type]
+        run_simulation(server_app, client_app, num_clients, backend_config=backend)  # type: ignore[arg-type]
     except FlserveError:
         raise
     except RuntimeError as error:

@@ -28,7 +28,7 @@ from flserve_app.compose.job import check, run_job
 from flserve_app.compose.screen import Screen, sweep_table
 from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
 from flserve_app.errors import ConfigError, FlserveError
-from flserve_app.experiments.engine import simulate
+from flserve_app.experiments.engine import federate
 
 DEFAULT_CLIENTS = 10
 PLAIN_WIDTH = 120
@@ -68,7 +68,7 @@ def run(overrides: Sequence[str]) -> None:
 
 
 def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
-    """Run one composed experiment in Flower's simulation engine.
+    """Run one composed experiment over simulated clients.
 
     Args:
         composed: The configuration.
@@ -87,7 +87,7 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
         summaries.append(run_job(grid, composed, folder, screen.show))
 
     try:
-        simulate(serve, make_client_app(), clients)
+        federate(composed.app.engine, serve, make_client_app(), clients)
     finally:
         screen.close(summaries[0] if summaries else None)
     return summaries[0]
