@@ -36,3 +36,16 @@ def bench_codec(
     from flserve_app.experiments import bench_codec as bench
 
     bench.show(bench.run(rounds=rounds, seed=seed, repeats=repeats))
+
+
+@bench_app.command("round")
+def bench_round(
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of a turn.")] = 5,
+    turns: Annotated[int, typer.Option(min=1, help="Turns that plain and versioned take.")] = 3,
+    engine: Annotated[str, typer.Option(help="What the clients run in: simulation or inprocess.")] = "simulation",
+    codec: Annotated[str, typer.Option(help="Codec of delivery and updates.")] = "lossless",
+) -> None:
+    """Compare a round with versions to a round of plain Flower, on the same job, taking turns."""
+    from flserve_app.experiments import bench_round as bench
+
+    bench.show(bench.run(rounds=rounds, turns=turns, engine=engine, codec=codec))
