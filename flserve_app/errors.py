@@ -34,6 +34,10 @@ class NotFound(StoreError):
     """A version, label, run or blob that the store does not hold."""
 
 
+class Overtaken(NotFound):
+    """What a write builds on was removed by another process meanwhile; nothing was written, trying again helps."""
+
+
 class Conflict(StoreError):
     """A write that would overwrite what is already there."""
 

@@ -2,6 +2,6 @@
 
 from flserve_app.registry.history import cheapest_chain
 from flserve_app.registry.registry import Registry
-from flserve_app.store import LATEST, Edge, LabelMove, Run, Serving, Version
+from flserve_app.store import LATEST, Edge, Holder, LabelMove, Run, Serving, Version
 
-__all__ = ["LATEST", "Edge", "LabelMove", "Registry", "Run", "Serving", "Version", "cheapest_chain"]
+__all__ = ["LATEST", "Edge", "Holder", "LabelMove", "Registry", "Run", "Serving", "Version", "cheapest_chain"]

@@ -9,7 +9,7 @@ not used: history is always lossless.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -18,16 +18,20 @@ from typing import Any, Self, final
 from flserve_app.artifact import Artifact
 from flserve_app.errors import NotFound
 from flserve_app.registry.archive import Archive
+from flserve_app.registry.insist import insist
 from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, open_layout
+from flserve_app.registry.memory import Memory
 from flserve_app.registry.refs import resolve
 from flserve_app.store import (
     BlobStore,
     Catalog,
+    Clients,
     Database,
     DirBlobs,
     Draft,
     Edge,
     Expected,
+    Holder,
     LabelMove,
     Labels,
     Run,
@@ -71,10 +75,12 @@ class Registry:
         recent_bytes: int = RECENT_BYTES,
     ) -> None:
         self._database = database
-        self._catalog, self._labels, self._runs = Catalog(database), Labels(database), Runs(database)
+        self._catalog = Catalog(database, holds=blobs.has)
+        self._labels, self._runs, self._clients = Labels(database), Runs(database), Clients(database)
         self._archive = Archive(
             self._catalog, blobs, keyframe_every=keyframe_every, codec=codec, recent_bytes=recent_bytes
         )
+        self._memory = Memory(database, blobs)
         self._clock = clock
 
     @classmethod
@@ -136,6 +142,8 @@ class Registry:
         run: str | None = None,
         metrics: Mapping[str, float] = NO_METRICS,
         serving: Serving | None = None,
+        state: bytes | None = None,
+        state_kind: str = "",
     ) -> Version:
         """Publish an artifact as the next version of a model, and move `latest` to it.
 
@@ -148,13 +156,13 @@ class Registry:
             run: Id of a started run.
             metrics: What is known of it already.
             serving: What serving it takes.
+            state: What the strategy remembers; committed with the version or not at all.
+            state_kind: Names the form of the state; needed with one.
 
         Raises:
             NotFound: If the parent or the run is not there.
             StoreError: If the store cannot keep it; then nothing was published.
         """
-        base = None if parent is None else self._catalog.version(model, parent).digest
-        edge = self._archive.keep(artifact, base)
         draft = Draft(
             model=model,
             digest=artifact.digest,
@@ -167,9 +175,34 @@ class Registry:
             created=self._clock(),
             serving=serving,
         )
-        version = self._catalog.publish(draft, edge)
+        version = insist(lambda: self._publish(draft, artifact, state, state_kind))
         self._archive.remember(artifact)
         return version
+
+    def save_state(self, model: str, number: int, data: bytes, kind: str) -> None:
+        """Set the state of one of the last versions of a model, replacing the one it has.
+
+        Raises:
+            NotFound: If the version is not there.
+            StoreError: If it is too old to have one, or the store cannot keep it.
+        """
+        insist(lambda: self._memory.save(model, number, data, kind))
+
+    def load_state(self, model: str, number: int) -> tuple[str, bytes] | None:
+        """Return kind and bytes of a version's state, verified; None if it has none.
+
+        Raises:
+            CorruptBlob: If it is damaged.
+        """
+        return self._memory.load(model, number)
+
+    def saw_clients(self, model: str, holders: Iterable[Holder]) -> None:
+        """Record what clients of a model hold, in one transaction. Raises StoreError."""
+        self._clients.saw(model, holders, now=self._clock())
+
+    def clients(self, model: str) -> tuple[Holder, ...]:
+        """Return the clients of a model as they were last seen, by identity."""
+        return self._clients.of(model)
 
     def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
         """Add metrics to a version, replacing those of the same name. Raises NotFound."""
@@ -250,3 +283,10 @@ class Registry:
     def runs(self, model: str | None = None) -> tuple[Run, ...]:
         """Return the runs (of one model), by start."""
         return self._runs.all(model)
+
+    def _publish(self, draft: Draft, artifact: Artifact, data: bytes | None, kind: str) -> Version:
+        parent = None if draft.parent is None else self._catalog.version(draft.model, draft.parent)
+        base = None if parent is None or parent.collected else parent.digest
+        edge = self._archive.keep(artifact, base)
+        with self._memory.kept(draft.model, data, kind) as state:
+            return self._catalog.publish(draft, edge, state)

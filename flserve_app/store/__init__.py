@@ -2,21 +2,26 @@
 
 from flserve_app.store.blobs import BlobStore, DirBlobs, MemoryBlobs, check_digest
 from flserve_app.store.catalog import Catalog
+from flserve_app.store.claims import Sweeper
+from flserve_app.store.clients import Clients
 from flserve_app.store.database import Database
 from flserve_app.store.files import make_folder, write_file
 from flserve_app.store.labels import Expected, Labels
 from flserve_app.store.runs import Runs
-from flserve_app.store.version import LATEST, Draft, Edge, LabelMove, Run, RunState, Serving, Version
+from flserve_app.store.states import States
+from flserve_app.store.version import LATEST, Draft, Edge, Holder, LabelMove, Run, RunState, Serving, State, Version
 
 __all__ = [
     "LATEST",
     "BlobStore",
     "Catalog",
+    "Clients",
     "Database",
     "DirBlobs",
     "Draft",
     "Edge",
     "Expected",
+    "Holder",
     "LabelMove",
     "Labels",
     "MemoryBlobs",
@@ -24,6 +29,9 @@ __all__ = [
     "RunState",
     "Runs",
     "Serving",
+    "State",
+    "States",
+    "Sweeper",
     "Version",
     "check_digest",
     "make_folder",

@@ -2,7 +2,7 @@
 
 Each method is one transaction. A number is allotted inside the transaction that writes the version, from a
 counter in the model's row, so two publishers never get the same one and none is given twice. Blobs must be
-durable before their edge is added; the catalog knows no bytes.
+durable before their edge is added, and are seen to be there when it is (`claims`); the catalog knows no bytes.
 """
 
 from __future__ import annotations
@@ -14,38 +14,52 @@ from sqlalchemy import Connection, Select, insert, select, update
 
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.store import rows
+from flserve_app.store.claims import Holds
 from flserve_app.store.database import Database
+from flserve_app.store.edges import add_artifact, add_edge, check_kept
 from flserve_app.store.labels import follow_latest
 from flserve_app.store.names import ensure_model, next_number
 from flserve_app.store.schema import artifacts, edges, models, runs, versions
-from flserve_app.store.version import Draft, Edge, Version
+from flserve_app.store.states import forget_old_states, put_state
+from flserve_app.store.version import Draft, Edge, State, Version
 
 
 @final
 class Catalog:
-    """The versions in one database."""
+    """The versions in one database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: Where they are.
+        holds: Tells whether a blob is there.
+    """
+
+    def __init__(self, database: Database, *, holds: Holds) -> None:
         self._database = database
+        self._holds = holds
 
-    def publish(self, draft: Draft, edge: Edge | None) -> Version:
-        """Add a version, the edge that makes its content, and move the label `latest` to it.
+    def publish(self, draft: Draft, edge: Edge | None, state: State | None = None) -> Version:
+        """Add a version, the edge that makes its content and its state, and move the label `latest` to it.
 
         Args:
             draft: All but the number.
             edge: The payload that was stored for it; None if the artifact is known already.
+            state: What the strategy remembers, stored already.
 
         Raises:
-            NotFound: If the parent, the run, or (without an edge) the artifact is not there.
+            NotFound: If the parent or the run is not there.
+            Overtaken: If the artifact (without an edge), the edge's base or a blob is not there any more.
             StoreError: If the model's name is not plain.
         """
         with self._database.write() as connection:
             key = ensure_model(connection, draft.model)
             _check_parents(connection, key, draft)
-            stored = _add_artifact(connection, draft, edge)
+            stored = self._add_artifact(connection, draft, edge)
             number = next_number(connection, key)
             connection.execute(insert(versions).values(model_id=key, number=number, stored=stored, **_columns(draft)))
             follow_latest(connection, key, number, draft.created)
+            if state is not None:
+                put_state(connection, key, number, state, holds=self._holds)
+            forget_old_states(connection, key)
             return _version(connection, draft.model, number)
 
     def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
@@ -102,6 +116,16 @@ class Catalog:
             row = connection.execute(query.where(edges.c.codec == codec).order_by(edges.c.nbytes)).first()
         return None if row is None else rows.edge(row)
 
+    def _add_artifact(self, connection: Connection, draft: Draft, edge: Edge | None) -> int:
+        """Add the artifact and its edge unless they are there; return the bytes of what was added."""
+        if edge is not None and edge.target != draft.digest:
+            raise StoreError(f"the payload makes {edge.target}, expected {draft.digest}")
+        if edge is None:
+            check_kept(connection, draft.digest)
+            return 0
+        add_artifact(connection, draft.digest, draft.nbytes)
+        return add_edge(connection, edge, holds=self._holds)
+
 
 def _columns(draft: Draft) -> dict[str, Any]:
     return {
@@ -134,18 +158,3 @@ def _check_parents(connection: Connection, key: int, draft: Draft) -> None:
     run = select(runs.c.id).where(runs.c.id == draft.run)
     if draft.run is not None and not connection.execute(run).first():
         raise NotFound(f"run {draft.run!r} is not in the store: start it before it publishes")
-
-
-def _add_artifact(connection: Connection, draft: Draft, edge: Edge | None) -> int:
-    """Add the artifact and its edge unless they are there; return the bytes of what was added."""
-    if edge is not None and edge.target != draft.digest:
-        raise StoreError(f"the payload makes {edge.target}, expected {draft.digest}")
-    if not connection.execute(select(artifacts.c.digest).where(artifacts.c.digest == draft.digest)).first():
-        if edge is None:
-            raise NotFound(f"artifact {draft.digest} is not in the store")
-        connection.execute(insert(artifacts).values(digest=draft.digest, nbytes=draft.nbytes))
-    if edge is None or connection.execute(select(edges.c.blob).where(edges.c.blob == edge.blob)).first():
-        return 0
-    values = {"target": edge.target, "base": edge.base, "codec": edge.codec, "nbytes": edge.nbytes}
-    connection.execute(insert(edges).values(blob=edge.blob, **values))
-    return edge.nbytes

@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import Row, Select, select
 
 from flserve_app.store.schema import artifacts, label_moves, models, runs, versions
-from flserve_app.store.version import Edge, LabelMove, Run, Serving, Version
+from flserve_app.store.version import Edge, Holder, LabelMove, Run, Serving, State, Version
 
 VERSIONS: Select[Any] = (
-    select(versions, models.c.name.label("model"), artifacts.c.nbytes)
+    select(versions, models.c.name.label("model"), artifacts.c.nbytes, artifacts.c.collected)
     .join(models, versions.c.model_id == models.c.id)
     .join(artifacts, versions.c.digest == artifacts.c.digest)
 )
@@ -42,12 +42,24 @@ def version(row: Row[Any]) -> Version:
         metrics={name: float(value) for name, value in row.metrics.items()},
         created=datetime.fromisoformat(row.created),
         serving=_serving(row.serving),
+        collected=None if row.collected is None else datetime.fromisoformat(row.collected),
     )
 
 
 def edge(row: Row[Any]) -> Edge:
     """Return a row of `edges` as a value."""
     return Edge(target=row.target, base=row.base, codec=row.codec, blob=row.blob, nbytes=row.nbytes)
+
+
+def state(row: Row[Any]) -> State:
+    """Return a row of `states` as a value."""
+    return State(kind=row.kind, blob=row.blob, nbytes=row.nbytes)
+
+
+def holder(row: Row[Any]) -> Holder:
+    """Return a row of `clients` as a value."""
+    seen = datetime.fromisoformat(row.seen)
+    return Holder(identity=row.identity, digest=row.digest, number=row.number, round=row.round, seen=seen)
 
 
 def run(row: Row[Any]) -> Run:

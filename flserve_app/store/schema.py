@@ -2,7 +2,8 @@
 
 `HEAD` names the newest revision in `migrations/versions`: a change here needs a new revision there and a new
 `HEAD`; a test compares what both make. Times are ISO 8601 in UTC with microseconds, so that they sort as
-text. An edge is keyed by its blob, because a payload names its target, base and codec itself.
+text. An edge is keyed by its blob, because a payload names its target, base and codec itself. An artifact to
+which no edge leads was collected: its versions are history without content.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
@@ -49,6 +50,7 @@ artifacts = Table(
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("nbytes", BigInteger, nullable=False),
+    Column("collected", String(32)),
 )
 
 edges = Table(
@@ -103,4 +105,26 @@ label_moves = Table(
     Column("why", String, nullable=False),
     Column("moved", String(32), nullable=False),
     Index("label_moves_by_label", "model_id", "label"),
+)
+
+states = Table(
+    "states",
+    metadata,
+    Column("model_id", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("kind", String(64), nullable=False),
+    Column("blob", String(64), nullable=False),
+    Column("nbytes", BigInteger, nullable=False),
+    ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),
+)
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("model_id", ForeignKey("models.id"), primary_key=True),
+    Column("identity", String(128), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("number", Integer),
+    Column("round", Integer, nullable=False),
+    Column("seen", String(32), nullable=False),
 )

@@ -55,6 +55,7 @@ class Version:
         metrics: Name to value; NaN and infinities may occur.
         created: When, in UTC.
         serving: What serving it takes, if recorded.
+        collected: When its content was removed, in UTC; None while the store has it.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Version:
     metrics: Mapping[str, float]
     created: datetime
     serving: Serving | None
+    collected: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -110,6 +112,40 @@ class Edge:
     codec: str
     blob: str
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the strategy remembered when a version was published.
+
+    Attributes:
+        kind: Names the form of the bytes; plain, at most 64 characters.
+        blob: SHA-256 of the bytes, their name in the blob store.
+        nbytes: How many bytes.
+    """
+
+    kind: str
+    blob: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A client and what it held when it was last heard of.
+
+    Attributes:
+        identity: Its stable name; plain, at most 128 characters.
+        digest: Hex SHA-256 of the artifact it held.
+        number: Number of the version it worked with; None if it did not say.
+        round: Federated round of its last answer.
+        seen: When that was, in UTC; None stands for now.
+    """
+
+    identity: str
+    digest: str
+    number: int | None
+    round: int
+    seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
