@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from flserve_app.artifact import Artifact
 from flserve_app.client.files import write_atomically
 from flserve_app.client.reference import Reference, parse_reference
+from flserve_app.client.verified import verified_artifacts
 from flserve_app.codec import decode, encode
 from flserve_app.errors import FlserveError, StoreError
 
@@ -52,6 +53,9 @@ class CacheDirectory:
     def load(self, digest: str) -> Artifact | None:
         """Return a held artifact, verified; None if it is gone, or damaged: then it is removed."""
         payload = self._payload(digest)
+        known = verified_artifacts().get(payload)
+        if known is not None:
+            return known
         try:
             artifact = decode(payload.read_bytes())
         except OSError:
@@ -63,7 +67,12 @@ class CacheDirectory:
             with suppress(OSError):
                 payload.unlink()
             return None
+        verified_artifacts().put(payload, artifact)
         return artifact
+
+    def at_hand(self, digest: str) -> Artifact | None:
+        """Return an artifact that this process verified in this directory, whoever fetched it; None without one."""
+        return verified_artifacts().get(self._payload(digest))
 
     def install(self, reference: Reference, artifact: Artifact) -> None:
         """Keep an artifact and make it the one this client holds of the model.
@@ -88,6 +97,7 @@ class CacheDirectory:
         payload = self._payload(digest)
         if not payload.exists():
             write_atomically(payload, encode(artifact, codec="full"))
+            verified_artifacts().put(payload, artifact)
         mark = payload.parent / "by" / self._client
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()

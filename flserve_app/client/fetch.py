@@ -5,6 +5,7 @@ Rules:
   before stays.
 - Whatever keeps a client from holding the target becomes a `Refusal` with its reason; the server then sends
   a full payload in the same round.
+- What another client of this machine fetched and this process verified need not be decoded a second time.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
 """
 
@@ -63,6 +64,9 @@ def fetch(delivery: Delivery, held: Held) -> Fetched:
 def _target(delivery: Delivery, held: Held) -> Artifact:
     if delivery.payload is None:
         return _held_or_refuse(held, delivery.target, "the version it is said to hold")
+    at_hand = held.at_hand(delivery.target)
+    if at_hand is not None:
+        return at_hand
     payload = delivery.payload.data
     base = inspect(payload).base
     return decode(payload, None if base is None else _held_or_refuse(held, base, "the payload's base"))

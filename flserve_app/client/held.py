@@ -13,8 +13,11 @@ Rules:
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from logging import WARNING
 from pathlib import Path
 from typing import final
@@ -32,6 +35,7 @@ from flserve_app.codec import decode, encode
 from flserve_app.errors import FlserveError, StoreError
 
 STATE_BYTES = 1 << 20
+FORGET_SECONDS = 24 * 3600.0
 _REFERENCES = "flserve.held"
 _ARRAYS = "flserve.arrays"
 
@@ -78,6 +82,13 @@ class Held:
             return artifact if artifact.digest == digest else None
         return self._cache.load(digest)
 
+    def at_hand(self, digest: str) -> Artifact | None:
+        """Return an artifact that another client of this machine fetched and this process verified; None without one.
+
+        It saves decoding a payload that leads there; it is no version of this client's until it is installed.
+        """
+        return self._cache.at_hand(digest)
+
     def install(self, reference: Reference, artifact: Artifact) -> None:
         """Make an artifact the version this client holds of a model."""
         if (self._lasting or artifact.nbytes > STATE_BYTES) and self._install_on_disk(reference, artifact):
@@ -89,6 +100,7 @@ class Held:
         try:
             if not self._lasting:
                 make_private(self._cache.root.parent)
+                forget_old_runs(self._cache.root)
             self._cache.install(reference, artifact)
         except (OSError, StoreError) as error:
             log(
@@ -109,6 +121,17 @@ class Held:
         if artifact is not None:
             kept[reference.digest] = payload_array(encode(artifact, codec="full"))
         self._state[_ARRAYS] = ArrayRecord(kept)
+
+
+def forget_old_runs(root: Path) -> None:
+    """Remove what runs of more than `FORGET_SECONDS` ago left beside a run's directory that is about to be made."""
+    if root.exists():
+        return
+    for other in root.parent.glob("run-*"):
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (other, *other.iterdir()))
+            if time.time() - newest > FORGET_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def cache_directory(node_config: Mapping[str, object], run_id: int, node_id: int) -> tuple[Path, bool]:

@@ -31,7 +31,7 @@ from flserve_app.experiments.engine import federate
 from flserve_app.strategy import RoundRow, VersionedStrategy, count_nodes
 from flserve_app.task.models import initial_artifact
 
-PHASES = ("encode", "wait", "train", "decode", "publish")
+PHASES = ("encode", "wait", "fetch", "train", "update", "decode", "publish")
 CLIENTS = 4
 WAIT_SECONDS = 120.0
 JOBS = {
@@ -49,8 +49,8 @@ class RoundCost:
         megabytes: Size of the model, 10**6 bytes.
         plain_seconds: Rounds of Flower's FedAvg.
         versioned_seconds: Rounds of the same with versions.
-        phases: Median seconds of each phase of a versioned round; `train` is the slowest client's and part of
-            `wait`.
+        phases: Median seconds of each phase of a versioned round; `fetch`, `train` and `update` are the slowest
+            client's and part of `wait`.
     """
 
     job: str

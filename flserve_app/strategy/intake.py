@@ -70,7 +70,7 @@ class Intake:
             self._ledger.sent("up", payload=0, message=0, full=sum(len(array.data) for array in record.values()))
             content = RecordDict({answer.arrays: record, **content})
         if answer is not None:
-            self._ledger.trained(answer.train_seconds)
+            self._ledger.answered(fetch=answer.fetch_seconds, train=answer.train_seconds, update=answer.encode_seconds)
         reply.content = content
         return reply, answer
 

@@ -38,7 +38,9 @@ class RoundRow:
         encode_seconds: Server time to make payloads.
         decode_seconds: Server time to decode and verify updates.
         publish_seconds: Server time to store the new version.
+        fetch_seconds: The longest time a client took to decode, verify and install.
         train_seconds: The longest time a client's handler took.
+        update_seconds: The longest time a client took to encode its update.
         wait_seconds: Time the server waited for replies.
         seconds: Wall time of the round.
     """
@@ -62,7 +64,9 @@ class RoundRow:
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
     publish_seconds: float = 0.0
+    fetch_seconds: float = 0.0
     train_seconds: float = 0.0
+    update_seconds: float = 0.0
     wait_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -76,7 +80,7 @@ class Ledger:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._plans: Counter[str] = Counter()
         self._failures = 0
-        self._train_seconds = 0.0
+        self._longest: defaultdict[str, float] = defaultdict(float)
 
     def sent(self, direction: Direction, *, payload: int, message: int, full: int) -> None:
         """Count one message's bytes."""
@@ -96,9 +100,10 @@ class Ledger:
         """Count one message without a usable reply."""
         self._failures += 1
 
-    def trained(self, seconds: float) -> None:
-        """Note how long a client's handler took."""
-        self._train_seconds = max(self._train_seconds, seconds)
+    def answered(self, *, fetch: float, train: float, update: float) -> None:
+        """Note how long a client took to fetch, to train (its handler) and to encode its update, in seconds."""
+        for phase, seconds in (("fetch", fetch), ("train", train), ("update", update)):
+            self._longest[f"{phase}_seconds"] = max(self._longest[f"{phase}_seconds"], seconds)
 
     def take(self) -> dict[str, object]:
         """Return the counts as fields of a `RoundRow`, and start from zero."""
@@ -107,7 +112,7 @@ class Ledger:
             **self._seconds,
             "plans": dict(sorted(self._plans.items())),
             "failures": self._failures,
-            "train_seconds": self._train_seconds,
+            **self._longest,
         }
         self._clear()
         return counts
@@ -117,4 +122,4 @@ class Ledger:
         self._seconds.clear()
         self._plans.clear()
         self._failures = 0
-        self._train_seconds = 0.0
+        self._longest.clear()

@@ -6,7 +6,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from flserve_app.artifact import Artifact
 from flserve_app.client import held as module
-from flserve_app.client.held import STATE_BYTES, Held
+from flserve_app.client.held import STATE_BYTES, Held, forget_old_runs
 from flserve_app.client.reference import Reference
 from flserve_app.client.wire import payload_array
 from flserve_app.codec import encode
@@ -137,3 +137,19 @@ def test_a_temporary_directory_of_another_user_is_not_used(monkeypatch, caplog):
     (directory.parent.parent / "flserve-12345").mkdir(mode=0o700)
     install(Held(context(**{"partition-id": 1})), large())
     assert "belongs to somebody else" in caplog.text
+
+
+def test_directories_of_runs_long_ago_are_removed_when_a_new_run_makes_its_own(tmp_path):
+    old, recent = tmp_path / "run-1", tmp_path / "run-2"
+    for folder in (old, recent):
+        (folder / "blobs").mkdir(parents=True)
+    for path in (old / "blobs", old):
+        os.utime(path, (0, 0))
+    forget_old_runs(tmp_path / "run-3")
+    assert not old.exists()
+    assert recent.exists()
+    for path in (recent / "blobs", recent):
+        os.utime(path, (0, 0))
+    (tmp_path / "run-3").mkdir()
+    forget_old_runs(tmp_path / "run-3")
+    assert recent.exists()

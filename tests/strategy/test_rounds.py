@@ -58,8 +58,8 @@ def test_counts_belong_to_the_round_they_were_made_in(rounds, rows, ledger):
     ledger.failed()
     ledger.spent("encode", 0.25)
     ledger.spent("encode", 0.25)
-    ledger.trained(2.0)
-    ledger.trained(1.0)
+    ledger.answered(fetch=0.5, train=2.0, update=0.25)
+    ledger.answered(fetch=0.1, train=1.0, update=0.5)
     rounds.enter(2)
     rounds.finish()
     first, second = rows
@@ -67,6 +67,7 @@ def test_counts_belong_to_the_round_they_were_made_in(rounds, rows, ledger):
     assert (first.bytes_up, first.bytes_up_message, first.bytes_up_full) == (2, 5, 6)
     assert first.plans == {"delta": 2, "none": 1}
     assert (first.failures, first.encode_seconds, first.train_seconds) == (1, 0.5, 2.0)
+    assert (first.fetch_seconds, first.update_seconds) == (0.5, 0.5)
     assert (second.bytes_down, second.plans, second.failures, second.encode_seconds) == (0, {}, 0, 0.0)
 
 
