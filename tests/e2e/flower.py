@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.e2e.keys import make_certificates, make_node_key
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -56,21 +58,35 @@ class Flower:
 
     folder: Path
     simulation: bool = True
+    secure: bool = False
     port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Flower:
         self.home = self.folder / "flwr-home"
         self.home.mkdir(parents=True)
+        self.certificates = make_certificates(self.folder) if self.secure else {}
+        trust = f'root-certificates = "{self.certificates["ca"]}"' if self.secure else "insecure = true"
         (self.home / "config.toml").write_text(
-            f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+            f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{self.port}"\n{trust}\n'
         )
-        self._stack = ExitStack()
+        self.start_superlink()
+        return self
+
+    def start_superlink(self) -> None:
         arguments = ["--simulation"] if self.simulation else []
+        if self.secure:
+            arguments += [
+                f"--ssl-ca-certfile={self.certificates['ca']}",
+                f"--ssl-certfile={self.certificates['cert']}",
+                f"--ssl-keyfile={self.certificates['key']}",
+                "--enable-supernode-auth",
+            ]
+        else:
+            arguments.append("--insecure")
         self.start(
             "superlink",
             "flower-superlink",
-            "--insecure",
             "--host=127.0.0.1",
             f"--port={self.port}",
             "--disable-runtime-dependency-installation",
@@ -78,7 +94,6 @@ class Flower:
             *arguments,
         )
         wait_for(lambda: listens(self.port), 60, "the SuperLink's port")
-        return self
 
     def __exit__(self, *_: object) -> None:
         for name in reversed(list(self.processes)):
@@ -105,14 +120,26 @@ class Flower:
         config = f"partition-id={number} num-partitions={of}"
         if cache is not None:
             config += f' cache-dir="{cache}"'
+        trust = ["--insecure"]
+        if self.secure:
+            trust = [f"--root-certificates={self.certificates['ca']}"]
+            trust.append(f"--auth-supernode-private-key={self.node_key(number)}")
         self.start(
             f"supernode-{number}",
             "flower-supernode",
-            "--insecure",
+            *trust,
             f"--superlink=127.0.0.1:{self.port}",
             f"--port={free_port()}",
             f"--node-config={config}",
         )
+
+    def node_key(self, number: int) -> Path:
+        """Return the private key of a node, whose public key was registered with the SuperLink."""
+        private = self.folder / f"node-{number}"
+        if not private.exists():
+            private, public = make_node_key(self.folder, private.name)
+            self.flwr("supernode", "register", str(public), "test")
+        return private
 
     def stop(self, name: str) -> None:
         process = self.processes.pop(name)
@@ -129,8 +156,11 @@ class Flower:
 
     def run(self, *arguments: str, timeout: float = 300) -> str:
         """Run `flwr run` on the project and return what it streamed."""
+        return self.flwr("run", str(PROJECT), "test", "--stream", *arguments, timeout=timeout)
+
+    def flwr(self, *arguments: str, timeout: float = 60) -> str:
         done = subprocess.run(
-            [str(BIN / "flwr"), "run", str(PROJECT), "test", "--stream", *arguments],
+            [str(BIN / "flwr"), *arguments],
             cwd=self.folder,
             env=self.env,
             stdin=subprocess.DEVNULL,
