@@ -1,7 +1,22 @@
 """Versions of models: publishing, loading, naming; composes codec and store."""
 
+from flserve_app.registry.collection import Collection, collect
 from flserve_app.registry.history import cheapest_chain
 from flserve_app.registry.registry import Registry
+from flserve_app.registry.retention import Retention
 from flserve_app.store import LATEST, Edge, Holder, LabelMove, Run, Serving, Version
 
-__all__ = ["LATEST", "Edge", "Holder", "LabelMove", "Registry", "Run", "Serving", "Version", "cheapest_chain"]
+__all__ = [
+    "LATEST",
+    "Collection",
+    "Edge",
+    "Holder",
+    "LabelMove",
+    "Registry",
+    "Retention",
+    "Run",
+    "Serving",
+    "Version",
+    "cheapest_chain",
+    "collect",
+]

@@ -1,17 +1,19 @@
 """Artifacts kept as payloads: a chain of deltas with a full keyframe at intervals.
 
 Keeping encodes and makes the payload durable, but names it nowhere: that is the catalog's commit. Loading takes
-the cheapest chain from a keyframe or from a recent artifact, one step after another, and verifies each.
+the cheapest chain from a keyframe or from a recent artifact, one step after another, and verifies each. A payload
+that is damaged or gone is avoided as long as another chain leads there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import final
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import decode, encode
-from flserve_app.errors import CorruptBlob, StoreError
+from flserve_app.codec import encode
+from flserve_app.errors import FlserveError, NotFound, StoreError
+from flserve_app.registry.derive import apply
 from flserve_app.registry.history import cheapest_chain, delta_is_too_big, keyframe_is_due
 from flserve_app.registry.recent import RecentArtifacts
 from flserve_app.store import BlobStore, Catalog, Edge
@@ -75,9 +77,18 @@ class Archive:
         recent = self._recent.snapshot()
         artifact = recent.get(digest)
         if artifact is None:
-            artifact = self._make(self.chain(digest, recent), recent)
+            artifact = self._derive(digest, recent)
         self._recent.put(artifact)
         return artifact
+
+    def keyframe(self, digest: str) -> Edge:
+        """Make a kept artifact stand alone: its payload is durable, its edge left to the catalog."""
+        payload = encode(self.load(digest), None, self._codec)
+        return Edge(target=digest, base=None, codec=self._codec, blob=self._blobs.put(payload), nbytes=len(payload))
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Drop artifacts from memory."""
+        self._recent.drop(digests)
 
     def chain(self, digest: str, at_hand: Collection[str] = ()) -> tuple[Edge, ...]:
         """Return the payloads that make an artifact from nothing, or from one at hand. Raises NotFound."""
@@ -86,19 +97,33 @@ class Archive:
     def payload(self, target: str, base: str | None, codec: str) -> bytes | None:
         """Return the payload kept between two artifacts (or from nothing) by a codec, if there is one."""
         edge = self._catalog.edge(target, base, codec)
-        return None if edge is None else self._blobs.get(edge.blob, max_bytes=edge.nbytes)
+        try:
+            return None if edge is None else self._blobs.get(edge.blob, max_bytes=edge.nbytes)
+        except NotFound:  # collected since, or lost: it can be made again
+            return None
 
-    def _make(self, chain: Sequence[Edge], recent: Mapping[str, Artifact]) -> Artifact:
-        artifact = self._apply(chain[0], recent.get(chain[0].base or ""))
-        for edge in chain[1:]:
-            artifact = self._apply(edge, artifact)
-        return artifact
+    def _derive(self, digest: str, recent: Mapping[str, Artifact]) -> Artifact:
+        failed: dict[str, FlserveError] = {}
+        while True:
+            # Read again after a failure: a collection may just have replaced the chain.
+            edges = self._catalog.edges_behind(digest)
+            try:
+                chain = cheapest_chain(digest, [edge for edge in edges if edge.blob not in failed], recent)
+            except NotFound as error:
+                raise next(iter(failed.values()), error) if edges else error from None
+            artifact = recent.get(chain[0].base or "")
+            for edge in chain:
+                try:
+                    artifact = self._apply(edge, artifact)
+                except FlserveError as error:
+                    failed[edge.blob] = error
+                    break
+            else:
+                if artifact is not None:
+                    return artifact
 
     def _apply(self, edge: Edge, base: Artifact | None) -> Artifact:
-        artifact = decode(self._blobs.get(edge.blob, max_bytes=edge.nbytes), base)
-        if artifact.digest != edge.target:
-            raise CorruptBlob(f"payload {edge.blob} makes {artifact.digest}, the catalog expects {edge.target}")
-        return artifact
+        return apply(edge, self._blobs.get(edge.blob, max_bytes=edge.nbytes), base)
 
     def _encode(self, artifact: Artifact, base: str | None) -> tuple[bytes, str | None]:
         chain = () if base is None else self.chain(base)

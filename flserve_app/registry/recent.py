@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import final
 
 from flserve_app.artifact import Artifact
@@ -30,6 +31,12 @@ class RecentArtifacts:
             self._artifacts.move_to_end(artifact.digest)
             while len(self._artifacts) > 1 and self._nbytes() > self._max_bytes:
                 self._artifacts.popitem(last=False)
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Drop some of them."""
+        with self._lock:
+            for digest in digests:
+                self._artifacts.pop(digest, None)
 
     def snapshot(self) -> dict[str, Artifact]:
         """Return what is here now; it stays valid when others drop it."""

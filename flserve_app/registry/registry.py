@@ -62,6 +62,8 @@ class Registry:
         codec: Codec of the history; a lossless one.
         clock: Gives the time, with a time zone.
         recent_bytes: What recent artifacts may take in memory.
+
+    The attributes without an underscore are the parts that the other modules of this package work on.
     """
 
     def __init__(
@@ -74,14 +76,14 @@ class Registry:
         clock: Callable[[], datetime] = utc_now,
         recent_bytes: int = RECENT_BYTES,
     ) -> None:
-        self._database = database
-        self._catalog = Catalog(database, holds=blobs.has)
+        self.database, self.blobs = database, blobs
+        self.catalog = Catalog(database, holds=blobs.has)
         self._labels, self._runs, self._clients = Labels(database), Runs(database), Clients(database)
-        self._archive = Archive(
-            self._catalog, blobs, keyframe_every=keyframe_every, codec=codec, recent_bytes=recent_bytes
+        self.archive = Archive(
+            self.catalog, blobs, keyframe_every=keyframe_every, codec=codec, recent_bytes=recent_bytes
         )
         self._memory = Memory(database, blobs)
-        self._clock = clock
+        self.clock = clock
 
     @classmethod
     def open(
@@ -121,7 +123,7 @@ class Registry:
 
     def close(self) -> None:
         """Close the catalog."""
-        self._database.close()
+        self.database.close()
 
     def __enter__(self) -> Self:
         """Return the registry; leaving the block closes it."""
@@ -172,11 +174,11 @@ class Registry:
             run=run,
             codec=codec,
             metrics=metrics,
-            created=self._clock(),
+            created=self.clock(),
             serving=serving,
         )
         version = insist(lambda: self._publish(draft, artifact, state, state_kind))
-        self._archive.remember(artifact)
+        self.archive.remember(artifact)
         return version
 
     def save_state(self, model: str, number: int, data: bytes, kind: str) -> None:
@@ -198,7 +200,7 @@ class Registry:
 
     def saw_clients(self, model: str, holders: Iterable[Holder]) -> None:
         """Record what clients of a model hold, in one transaction. Raises StoreError."""
-        self._clients.saw(model, holders, now=self._clock())
+        self._clients.saw(model, holders, now=self.clock())
 
     def clients(self, model: str) -> tuple[Holder, ...]:
         """Return the clients of a model as they were last seen, by identity."""
@@ -206,29 +208,32 @@ class Registry:
 
     def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
         """Add metrics to a version, replacing those of the same name. Raises NotFound."""
-        return self._catalog.add_metrics(model, number, metrics)
+        return self.catalog.add_metrics(model, number, metrics)
 
     def load(self, version: str | Version) -> Artifact:
         """Return the artifact of a version, or of a whole digest, verified.
 
         Raises:
-            NotFound: If the store does not hold it.
+            NotFound: If the store does not hold it, or not any more.
             CorruptBlob: If what the store holds is damaged.
             CodecError: If a payload cannot be decoded.
         """
-        return self._archive.load(version.digest if isinstance(version, Version) else check_digest(version))
+        digest = version.digest if isinstance(version, Version) else check_digest(version)
+        try:
+            return self.archive.load(digest)
+        except NotFound as error:
+            what = f"{version.model} {version.name}" if isinstance(version, Version) else f"artifact {digest}"
+            if (when := self.catalog.collected(digest)) is not None:
+                raise NotFound(f"{what} was collected on {when:%Y-%m-%d}: the store keeps no content of it") from error
+            raise
 
     def chain(self, digest: str) -> tuple[Edge, ...]:
         """Return the payloads that make an artifact from nothing, first to last. Raises NotFound."""
-        return self._archive.chain(digest)
+        return self.archive.chain(digest)
 
     def payload(self, target: str, base: str | None, codec: str) -> bytes | None:
-        """Return the stored payload between two digests (or from nothing) by a codec, if there is one.
-
-        Raises:
-            CorruptBlob: If it is damaged.
-        """
-        return self._archive.payload(target, base, codec)
+        """Return the stored payload between two digests (or from nothing) by a codec, if any. Raises CorruptBlob."""
+        return self.archive.payload(target, base, codec)
 
     def resolve(self, model: str, ref: str) -> Version:
         """Return the version that `latest`, a label, `v12`, `12` or the start of a digest names.
@@ -244,7 +249,7 @@ class Registry:
 
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that have a version, sorted."""
-        return self._catalog.models()
+        return self.catalog.models()
 
     def exists(self, model: str) -> bool:
         """Whether a model has a version."""
@@ -252,11 +257,11 @@ class Registry:
 
     def latest(self, model: str) -> Version | None:
         """Return the newest version of a model, if any."""
-        return self._catalog.latest(model)
+        return self.catalog.latest(model)
 
     def versions(self, model: str) -> tuple[Version, ...]:
         """Return all versions of a model by number; none if it is not there."""
-        return self._catalog.versions(model)
+        return self.catalog.versions(model)
 
     def labels(self, model: str) -> dict[str, int]:
         """Return the labels of a model and the numbers they stand at."""
@@ -270,23 +275,23 @@ class Registry:
         self, model: str, label: str, number: int, *, why: str, who: str = "", expect: Expected = ...
     ) -> LabelMove:
         """Move a label; see `Labels.move`. Raises Conflict, NotFound, StoreError."""
-        return self._labels.move(model, label, number, who=who, why=why, moved=self._clock(), expect=expect)
+        return self._labels.move(model, label, number, who=who, why=why, moved=self.clock(), expect=expect)
 
     def start_run(self, run: str, model: str, *, config: Mapping[str, Any]) -> Run:
         """Record that a run starts. Raises Conflict if its id was used before."""
-        return self._runs.start(run, model, config=config, started=self._clock())
+        return self._runs.start(run, model, config=config, started=self.clock())
 
     def finish_run(self, run: str, state: RunState = "finished") -> Run:
         """Record how a run ended. Raises NotFound."""
-        return self._runs.finish(run, state, finished=self._clock())
+        return self._runs.finish(run, state, finished=self.clock())
 
     def runs(self, model: str | None = None) -> tuple[Run, ...]:
         """Return the runs (of one model), by start."""
         return self._runs.all(model)
 
     def _publish(self, draft: Draft, artifact: Artifact, data: bytes | None, kind: str) -> Version:
-        parent = None if draft.parent is None else self._catalog.version(draft.model, draft.parent)
+        parent = None if draft.parent is None else self.catalog.version(draft.model, draft.parent)
         base = None if parent is None or parent.collected else parent.digest
-        edge = self._archive.keep(artifact, base)
+        edge = self.archive.keep(artifact, base)
         with self._memory.kept(draft.model, data, kind) as state:
-            return self._catalog.publish(draft, edge, state)
+            return self.catalog.publish(draft, edge, state)

@@ -6,7 +6,9 @@ from flserve_app.store.claims import Sweeper
 from flserve_app.store.clients import Clients
 from flserve_app.store.database import Database
 from flserve_app.store.files import make_folder, write_file
+from flserve_app.store.inventory import Inventory
 from flserve_app.store.labels import Expected, Labels
+from flserve_app.store.removal import Removal, Remover
 from flserve_app.store.runs import Runs
 from flserve_app.store.states import States
 from flserve_app.store.version import LATEST, Draft, Edge, Holder, LabelMove, Run, RunState, Serving, State, Version
@@ -22,9 +24,12 @@ __all__ = [
     "Edge",
     "Expected",
     "Holder",
+    "Inventory",
     "LabelMove",
     "Labels",
     "MemoryBlobs",
+    "Removal",
+    "Remover",
     "Run",
     "RunState",
     "Runs",

@@ -11,11 +11,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, final
 
 from flserve_app.errors import CorruptBlob, NotFound, StoreError
-from flserve_app.store.files import TEMPORARY, make_folder, sync_folder, write_file
+from flserve_app.store.files import TEMPORARY, make_folder, remove_file, sync_folder, write_file
 
 DEFAULT_MAX_BYTES = 8 << 30
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -42,6 +43,15 @@ class BlobStore(Protocol):
     def __iter__(self) -> Iterator[str]:
         """Iterate over the digests."""
 
+    def put_before(self, time: datetime) -> Iterator[str]:
+        """Iterate over the digests of the blobs that were first put at a time or before."""
+
+    def leftovers(self, time: datetime) -> Iterator[str]:
+        """Iterate over the names of what crashes left behind at a time or before."""
+
+    def tidy(self, time: datetime) -> None:
+        """Remove those leftovers. Raises StoreError if it cannot."""
+
 
 def check_digest(digest: str) -> str:
     """Return the digest if it is 64 lower-case hex digits.
@@ -60,10 +70,12 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
+        self._times: dict[str, datetime] = {}
 
     def put(self, data: bytes | memoryview) -> str:
         """Keep bytes; return their digest."""
         digest = hashlib.sha256(data).hexdigest()
+        self._times.setdefault(digest, datetime.now(UTC))
         self._blobs.setdefault(digest, bytes(data))
         return digest
 
@@ -85,10 +97,22 @@ class MemoryBlobs:
     def delete(self, digest: str) -> None:
         """Remove a blob."""
         self._blobs.pop(check_digest(digest), None)
+        self._times.pop(digest, None)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the digests."""
         return iter(tuple(self._blobs))
+
+    def put_before(self, time: datetime) -> Iterator[str]:
+        """Iterate over the digests of older blobs."""
+        return iter([digest for digest in self if self._times[digest] <= time])
+
+    def leftovers(self, time: datetime) -> Iterator[str]:
+        """Iterate over nothing: memory does not outlive a crash."""
+        return iter(())
+
+    def tidy(self, time: datetime) -> None:
+        """Do nothing."""
 
 
 @final
@@ -142,17 +166,26 @@ class DirBlobs:
 
     def delete(self, digest: str) -> None:
         """Remove a blob."""
-        path = self._file(digest)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot remove blob {path}: {error.strerror}") from error
+        remove_file(self._file(digest))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the digests."""
         for path in self._path.glob("[0-9a-f][0-9a-f]/*"):
             if not path.name.startswith(TEMPORARY) and _DIGEST.fullmatch(path.name):
                 yield path.name
+
+    def put_before(self, time: datetime) -> Iterator[str]:
+        """Iterate over the digests of blobs whose file is that old."""
+        return (digest for digest in self if _is_older(self._file(digest), time))
+
+    def leftovers(self, time: datetime) -> Iterator[str]:
+        """Iterate over the paths of temporary files that are that old."""
+        return (str(path) for path in self._path.glob(f"*/{TEMPORARY}*") if _is_older(path, time))
+
+    def tidy(self, time: datetime) -> None:
+        """Remove those files."""
+        for path in self.leftovers(time):
+            remove_file(Path(path))
 
     def _holds(self, digest: str, size: int) -> bool:
         """Whether a blob is there undamaged; a damaged one is to be written again."""
@@ -173,6 +206,15 @@ def _stored_bytes(path: Path) -> int | None:
         return None
     except OSError as error:
         raise StoreError(f"cannot look at blob {path}: {error.strerror}") from error
+
+
+def _is_older(path: Path, time: datetime) -> bool:
+    try:
+        return path.stat().st_mtime <= time.timestamp()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"cannot look at {path}: {error.strerror}") from error
 
 
 def _sync_names(folder: Path) -> None:

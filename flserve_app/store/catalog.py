@@ -8,6 +8,7 @@ durable before their edge is added, and are seen to be there when it is (`claims
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, final
 
 from sqlalchemy import Connection, Select, insert, select, update
@@ -17,6 +18,7 @@ from flserve_app.store import rows
 from flserve_app.store.claims import Holds
 from flserve_app.store.database import Database
 from flserve_app.store.edges import add_artifact, add_edge, check_kept
+from flserve_app.store.inventory import Inventory, take_inventory
 from flserve_app.store.labels import follow_latest
 from flserve_app.store.names import ensure_model, next_number
 from flserve_app.store.schema import artifacts, edges, models, runs, versions
@@ -115,6 +117,17 @@ class Catalog:
         with self._database.read() as connection:
             row = connection.execute(query.where(edges.c.codec == codec).order_by(edges.c.nbytes)).first()
         return None if row is None else rows.edge(row)
+
+    def collected(self, digest: str) -> datetime | None:
+        """Return when an artifact was collected; None if it is kept or was never there."""
+        with self._database.read() as connection:
+            when = connection.execute(select(artifacts.c.collected).where(artifacts.c.digest == digest)).scalar()
+        return None if when is None else datetime.fromisoformat(when)
+
+    def inventory(self) -> Inventory:
+        """Return everything the catalog knows, as it stands now."""
+        with self._database.read() as connection:
+            return take_inventory(connection)
 
     def _add_artifact(self, connection: Connection, draft: Draft, edge: Edge | None) -> int:
         """Add the artifact and its edge unless they are there; return the bytes of what was added."""

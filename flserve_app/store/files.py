@@ -58,6 +58,18 @@ def make_folder(path: Path) -> None:
         raise StoreError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file; one that is not there is fine.
+
+    Raises:
+        StoreError: If the system cannot.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot remove {path}: {error.strerror}") from error
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

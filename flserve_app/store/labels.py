@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select
 from flserve_app.errors import Conflict, NotFound
 from flserve_app.store import rows
 from flserve_app.store.database import Database
+from flserve_app.store.edges import is_kept
 from flserve_app.store.names import check_label, model_key
 from flserve_app.store.schema import label_moves, labels, models, versions
 from flserve_app.store.version import LATEST, LabelMove
@@ -52,7 +53,7 @@ class Labels:
 
         Raises:
             Conflict: If it does not stand where it was expected.
-            NotFound: If the model or the version is not there.
+            NotFound: If the model or the version is not there, or its content is not any more.
             StoreError: If the name cannot be a label.
         """
         check_label(label)
@@ -63,10 +64,7 @@ class Labels:
                 raise Conflict(
                     f"label {label!r} of {model!r} stands at {_named(before)}, expected {_named(expect)}: not moved"
                 )
-            if not connection.execute(
-                select(versions.c.serial).where(versions.c.model_id == key, versions.c.number == number)
-            ).first():
-                raise NotFound(f"model {model!r} has no version v{number}: label {label!r} not moved")
+            _check_kept(connection, model, key, number)
             _put(connection, key, label, number, before=before, who=who, why=why, moved=moved)
         return LabelMove(model=model, label=label, before=before, after=number, who=who, why=why, moved=moved)
 
@@ -100,6 +98,15 @@ def _put(
     connection.execute(insert(label_moves).values(model_id=key, moved=rows.time_to_text(moved), **move))
     connection.execute(delete(labels).where(labels.c.model_id == key, labels.c.name == label))
     connection.execute(insert(labels).values(model_id=key, name=label, number=number))
+
+
+def _check_kept(connection: Connection, model: str, key: int, number: int) -> None:
+    query = select(versions.c.digest).where(versions.c.model_id == key, versions.c.number == number)
+    digest = connection.execute(query).scalar()
+    if digest is None:
+        raise NotFound(f"model {model!r} has no version v{number}: label not moved")
+    if not is_kept(connection, digest):
+        raise NotFound(f"the content of {model!r} v{number} was collected: label not moved")
 
 
 def _number(connection: Connection, key: int, label: str) -> int | None:
