@@ -8,10 +8,12 @@ from flserve_app.task.data import client_data, load_task, task_data, test_data
 from flserve_app.task.dataset import Examples, Task
 from flserve_app.task.partition import partition
 from flserve_app.task.seeds import derived_seed, stream
+from flserve_app.task.source import HubSource
 from flserve_app.task.spec import TaskSpec
 
 __all__ = [
     "Examples",
+    "HubSource",
     "Task",
     "TaskSpec",
     "client_data",

@@ -6,6 +6,7 @@ Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Ma
 from __future__ import annotations
 
 from flserve_app.task.dataset import Examples, Task
+from flserve_app.task.packaged import packaged_table
 from flserve_app.task.seeds import stream
 from flserve_app.task.spec import TaskSpec
 
@@ -15,18 +16,16 @@ _LEVELS = 16.0
 
 def load_digits(spec: TaskSpec) -> Task:
     """Return the digits, scaled to [0, 1], inputs of shape (1, 8, 8); the seed picks the 20 % for the test."""
-    # Imported here: scikit-learn takes a third of a second to import, and most commands never need it.
-    from sklearn import datasets
-
-    images, labels = datasets.load_digits(return_X_y=True)
-    everything = Examples.of((images / _LEVELS).reshape(-1, 1, 8, 8), labels)
-    order = stream(spec.seed, "digits").permutation(len(everything))
-    held_out = round(TEST_FRACTION * len(everything))
+    table = packaged_table(
+        "sklearn", "datasets/data/digits.csv.gz", columns=8 * 8 + 1, advice="pip install scikit-learn"
+    )
+    everything = Examples.of((table[:, :-1] / _LEVELS).reshape(-1, 1, 8, 8), table[:, -1])
+    train, test = everything.hold_out(stream(spec.seed, "digits").permutation(len(everything)), TEST_FRACTION)
     return Task(
         name="digits",
         input_shape=(1, 8, 8),
         classes=tuple(str(digit) for digit in range(10)),
-        train=everything.take(order[held_out:]),
-        test=everything.take(order[:held_out]),
+        train=train,
+        test=test,
         preprocessing={"raw": "grey levels 0 to 16, 8x8 pixels, ink is high", "scale": 1 / _LEVELS, "offset": 0.0},
     )

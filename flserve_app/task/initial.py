@@ -2,7 +2,8 @@
 
 They come from numpy's frozen stream, in the order of the state dict, so a model id, its arguments and a seed
 are a recipe for `v0`: whoever has them needs no download. Linear and convolution layers get torch's default
-distribution; norm layers keep the constants they are made with. A layer without a rule here is refused.
+distribution, embeddings that of a linear layer as wide as they are; norm layers keep the constants they are made
+with. A layer without a rule here is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 from flserve_app.errors import TaskError
 from flserve_app.task.seeds import stream
 
-_DRAWN = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_DRAWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
 _CONSTANT = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 

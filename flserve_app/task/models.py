@@ -17,7 +17,9 @@ from torch import nn
 
 from flserve_app.artifact import Artifact
 from flserve_app.errors import TaskError
+from flserve_app.task.chartransformer import CharTransformer
 from flserve_app.task.initial import draw_weights
+from flserve_app.task.resnet import ResNet
 from flserve_app.task.state import to_artifact
 
 MAX_PARAMETERS = 1 << 31
@@ -32,12 +34,14 @@ class ModelKind:
     Attributes:
         build: Takes `input_shape`, `classes` and the arguments; returns the module with any weights.
         rank: Dimensions an input has without the batch; None takes any.
+        dtype: Inputs it takes, `float32` or `int64`.
         defaults: Every argument with its default; an argument has the type of its default.
     """
 
     build: Callable[..., nn.Module]
     rank: int | None
     defaults: Mapping[str, int | bool]
+    dtype: str = "float32"
 
 
 def _mlp(*, input_shape: Shape, classes: int, hidden: int) -> nn.Module:
@@ -70,15 +74,38 @@ def _cnn(*, input_shape: Shape, classes: int, width: int, norm: bool) -> nn.Modu
     )
 
 
+def _resnet(*, input_shape: Shape, classes: int, width: int, blocks: int) -> nn.Module:
+    return ResNet(input_shape, classes, width=width, blocks=blocks)
+
+
+def _chartransformer(*, input_shape: Shape, classes: int, width: int, heads: int, layers: int) -> nn.Module:
+    return CharTransformer(input_shape[0], classes, width=width, heads=heads, layers=layers)
+
+
 MODELS: Mapping[str, ModelKind] = MappingProxyType(
     {
         "mlp": ModelKind(build=_mlp, rank=None, defaults=MappingProxyType({"hidden": 64})),
         "cnn": ModelKind(build=_cnn, rank=3, defaults=MappingProxyType({"width": 16, "norm": False})),
+        "resnet": ModelKind(build=_resnet, rank=3, defaults=MappingProxyType({"width": 16, "blocks": 1})),
+        "chartransformer": ModelKind(
+            build=_chartransformer,
+            rank=1,
+            defaults=MappingProxyType({"width": 64, "heads": 4, "layers": 2}),
+            dtype="int64",
+        ),
     }
 )
 
 
-def build_model(name: str, *, input_shape: Shape, classes: int, seed: int, **arguments: int | bool) -> nn.Module:
+def build_model(
+    name: str,
+    *,
+    input_shape: Shape,
+    classes: int,
+    seed: int,
+    input_dtype: str = "float32",
+    **arguments: int | bool,
+) -> nn.Module:
     """Return a model with its initial weights; a pure function of the arguments.
 
     Args:
@@ -86,6 +113,7 @@ def build_model(name: str, *, input_shape: Shape, classes: int, seed: int, **arg
         input_shape: Shape of one input, without the batch dimension.
         classes: Number of classes, which is the length of the output.
         seed: Decides the initial weights.
+        input_dtype: `float32` or `int64`, as the task has them.
         arguments: Those of the model kind; what is left out has its default.
 
     Raises:
@@ -95,6 +123,8 @@ def build_model(name: str, *, input_shape: Shape, classes: int, seed: int, **arg
     kind = MODELS[name]
     if kind.rank not in (None, len(input_shape)) or any(size < 1 for size in (*input_shape, classes)):
         raise TaskError(f"model {name!r} cannot take inputs of shape {input_shape} to {classes} classes")
+    if kind.dtype != input_dtype:
+        raise TaskError(f"model {name!r} takes {kind.dtype} inputs, the task has {input_dtype}")
     _check_size(name, kind, input_shape=input_shape, classes=classes, **resolved)
     # Modules draw throw-away weights when they are made; the caller's stream is not to notice.
     with torch.random.fork_rng(devices=[]):
@@ -142,7 +172,7 @@ def model_spec(
     return {
         "model_id": name,
         "arguments": model_arguments(name, arguments),
-        "inputs": [{"name": "input", "dtype": "float32", "shape": [None, *input_shape]}],
+        "inputs": [{"name": "input", "dtype": MODELS[name].dtype, "shape": [None, *input_shape]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": [None, len(classes)]}],
         "classes": list(classes),
         "preprocessing": dict(preprocessing),

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from flserve_app.errors import TaskError
+from flserve_app.task.source import HubSource
 
 MAX_CLIENTS = 1 << 20
 MAX_VALUES = 1 << 30
@@ -21,16 +22,17 @@ class TaskSpec:
     """A task and how its training examples are dealt out.
 
     Attributes:
-        name: Task name, such as `digits` or `synthetic`.
+        name: Task name, such as `digits`.
         seed: Decides the data, the test split, the partition and the validation split.
         num_clients: Number of partitions.
         n: Training examples a client has, and examples in the test set (`synthetic` only).
-        dim: Length of an input (`synthetic` only).
+        dim: Length of an input (`synthetic`), characters in a window (`chars`).
         classes: Number of classes (`synthetic` only).
         scheme: `iid` or `dirichlet`.
         alpha: Concentration of the Dirichlet distribution: small means that clients see few classes.
         min_size: Fewest examples a partition may have.
         val_fraction: Share of its examples a client keeps for evaluation; 0 evaluates on the training examples.
+        hub: Where the images come from (`hub` only).
 
     Raises:
         TaskError: If a value is out of its range.
@@ -46,6 +48,7 @@ class TaskSpec:
     alpha: float = 0.5
     min_size: int = 1
     val_fraction: float = 0.0
+    hub: HubSource | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are not as stated."""

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from flserve_app.errors import TaskError
-from flserve_app.task.dataset import Examples
+from flserve_app.task.dataset import Examples, Inputs
 from flserve_app.task.seeds import derived_seed, stream
 from flserve_app.task.sgd import Sgd
 
@@ -39,7 +39,7 @@ def train(
     """Train a module in place: cross entropy, SGD, rows in a new order each epoch.
 
     Args:
-        module: Takes float32 inputs of shape (batch, *input_shape) to logits of shape (batch, classes).
+        module: Takes inputs of shape (batch, *input_shape) to logits of shape (batch, classes).
         examples: What to train on.
         epochs: Passes over the examples.
         batch_size: Examples a step; the last batch of an epoch may be smaller.
@@ -90,8 +90,8 @@ def evaluate(module: nn.Module, examples: Examples, *, batch_size: int = 512) ->
     return float(loss), float((logits.argmax(dim=1) == labels).double().mean())
 
 
-def predict(module: nn.Module, inputs: Floats, *, batch_size: int = 512) -> Floats:
-    """Return logits, float32 of shape (n, classes), for float32 inputs of shape (n, *input_shape)."""
+def predict(module: nn.Module, inputs: Inputs, *, batch_size: int = 512) -> Floats:
+    """Return logits, float32 of shape (n, classes), for the model's inputs of shape (n, *input_shape)."""
     with _mode(module, training=False), torch.no_grad():
         # At least one batch, so that no inputs give logits of shape (0, classes).
         parts = [module(part) for part in torch.split(torch.tensor(inputs), batch_size)]

@@ -50,7 +50,7 @@ def test_synthetic_comes_from_the_frozen_stream():
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(TaskError, match="unknown task 'mnits'; known: digits, synthetic"):
+    with pytest.raises(TaskError, match="unknown task 'mnits'; known: digits, synthetic, mnist5k, hub, chars"):
         load_task("mnits", seed=0, num_clients=1)
 
 
@@ -99,6 +99,20 @@ def test_the_callers_random_state_is_left_alone():
     expected = np.random.RandomState(7).random_sample()
     client_data(TaskSpec(name="synthetic", n=6, scheme="dirichlet", seed=99), 0)
     assert np.random.random_sample() == expected
+
+
+FRESH = """
+import sys
+from flserve_app.task import TaskSpec, client_data
+spec = TaskSpec(name="digits", scheme="dirichlet", seed=7)
+print(client_data(spec, 3)[0].labels.tolist(), {"datasets", "flwr_datasets", "sklearn"} & set(sys.modules))
+"""
+
+
+def test_a_fresh_process_deals_nothing_again(tmp_path):
+    expected = client_data(TaskSpec(scheme="dirichlet", seed=7), 3)[0].labels.tolist()  # leaves it on disk
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{expected} set()"
 
 
 def test_importing_the_package_loads_no_heavy_library():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from flserve_app.errors import TaskError
 from flserve_app.store.version import Serving
@@ -13,6 +14,10 @@ from flserve_app.task.models import build_model, initial_artifact, model_argumen
 
 def build(name="mlp", input_shape=(1, 8, 8), classes=10, seed=42, **arguments):
     return build_model(name, input_shape=input_shape, classes=classes, seed=seed, **arguments)
+
+
+def transformer(context=32, classes=64, **arguments):
+    return build("chartransformer", (context,), classes, input_dtype="int64", **arguments)
 
 
 def count(model):
@@ -28,6 +33,8 @@ def count(model):
         ("cnn", (1, 28, 28), {"width": 32}, 1_663_370),
         ("cnn", (1, 28, 28), {"norm": True}, 215_370 + 2 * 16 + 2 * 32),
         ("cnn", (3, 8, 8), {}, 31_850),
+        ("resnet", (1, 28, 28), {}, 77_562),
+        ("resnet", (3, 8, 8), {"width": 4, "blocks": 2}, 11_326),
     ],
 )
 def test_models_take_a_batch_to_logits(name, input_shape, arguments, parameters):
@@ -46,6 +53,19 @@ def test_models_take_a_batch_to_logits(name, input_shape, arguments, parameters)
             (1, 8, 8),
             {"width": 4, "norm": True},
             "641565e9fa66854296e4cf5cbbf5e40a1cc7dd43de4a8e6e8d9df9fb44e98b6e",
+        ),
+        ("resnet", (1, 8, 8), {}, "8a0f1de6e290aef375b192dbe9133c13b97b1112c8dacd029a94597db82ee339"),
+        (
+            "resnet",
+            (3, 28, 28),
+            {"width": 4, "blocks": 2},
+            "6897c04ad6790d8117301697780bf9b463898b551008b3e6f506e6e5398cab99",
+        ),
+        (
+            "chartransformer",
+            (8,),
+            {"width": 8, "heads": 2, "layers": 1, "classes": 64, "input_dtype": "int64"},
+            "391d9787b96616ce7b6c983a5a5b5e0599d8712b593541647ffc259edae94be7",
         ),
     ],
 )
@@ -81,14 +101,14 @@ def test_building_leaves_torchs_random_state_alone():
 
 
 def test_a_layer_without_a_rule_is_refused():
-    with pytest.raises(TaskError, match="layer '1': there is no rule for the initial weights of a Embedding"):
-        draw_weights(nn.Sequential(nn.ReLU(), nn.Embedding(2, 3)), seed=0)
+    with pytest.raises(TaskError, match="layer '1': there is no rule for the initial weights of a Bilinear"):
+        draw_weights(nn.Sequential(nn.ReLU(), nn.Bilinear(2, 3, 4)), seed=0)
 
 
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("vgg", {}, "unknown model 'vgg'; known: mlp, cnn"),
+        ("vgg", {}, "unknown model 'vgg'; known: mlp, cnn, resnet, chartransformer"),
         ("mlp", {"width": 4}, "model 'mlp' has no argument 'width'; known: hidden"),
         ("mlp", {"hidden": 0}, "model 'mlp': hidden must be an integer of 1 or more, found 0"),
         ("mlp", {"hidden": True}, "hidden must be an integer of 1 or more, found True"),
@@ -98,12 +118,67 @@ def test_a_layer_without_a_rule_is_refused():
         ("mlp", {"classes": 0}, "to 0 classes"),
         ("cnn", {"input_shape": (1, 3, 3)}, "model 'cnn' takes images of 4x4 pixels or more, found 3x3"),
         ("cnn", {"width": 10_000}, r"model 'cnn' would have \d+ parameters, at most 2147483648 are allowed"),
+        ("resnet", {"input_shape": (1, 8, 7)}, "model 'resnet' takes images of 8x8 pixels or more, found 8x7"),
+        ("resnet", {"blocks": 65}, "model 'resnet': blocks is 65, at most 64 are allowed"),
+        ("chartransformer", {"input_shape": (8,)}, "model 'chartransformer' takes int64 inputs, the task has float32"),
+        ("mlp", {"input_dtype": "int64"}, "model 'mlp' takes float32 inputs, the task has int64"),
         ("mlp", {"hidden": 1 << 70}, "model 'mlp' cannot be built with"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name, values, message):
     with pytest.raises(TaskError, match=message):
         build(name, **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 10}, "model 'chartransformer': width 10 cannot be shared out to 4 heads"),
+        ({"layers": 257}, "model 'chartransformer': layers is 257, at most 256 are allowed"),
+        ({"input_shape": (1, 8, 8)}, r"model 'chartransformer' cannot take inputs of shape \(1, 8, 8\)"),
+    ],
+)
+def test_a_transformer_that_cannot_be_built_is_refused(values, message):
+    with pytest.raises(TaskError, match=message):
+        build("chartransformer", **{"input_shape": (8,), "input_dtype": "int64", **values})
+
+
+def test_a_transformer_takes_windows_to_logits():
+    model = transformer()
+    assert count(model) == 110_400
+    assert model(torch.zeros(3, 32, dtype=torch.int64)).shape == (3, 64)
+
+
+def test_a_transformer_sees_every_place_and_their_order():
+    model = transformer(context=6, width=8, heads=2)
+    window = torch.arange(6)[None]
+    expected = model(window)
+    for place in range(6):
+        changed = window.clone()
+        changed[0, place] = 9
+        assert not torch.allclose(model(changed), expected)
+    assert not torch.allclose(model(window[:, [1, 0, 2, 3, 4, 5]]), expected)
+
+
+def test_attention_is_that_of_torch():
+    layer = transformer(context=6, width=8, heads=2).layers[0]
+    query, key, value = torch.rand(3, 2, 6, 8)
+    theirs = functional.scaled_dot_product_attention(
+        *(part.view(2, 6, 2, 4).transpose(1, 2) for part in (query, key, value))
+    )
+    assert torch.allclose(layer._attend(query, key, value), theirs.transpose(1, 2).reshape(2, 6, 8), atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [-1, 64])
+def test_a_number_that_is_no_character_is_refused(number):
+    with pytest.raises(TaskError, match="model 'chartransformer': a character number is not in 0 to 63"):
+        transformer()(torch.full((1, 32), number))
+
+
+def test_a_residual_network_takes_the_last_example_of_an_epoch_alone():
+    model = build("resnet", width=2)
+    assert torch.isfinite(model.train()(torch.rand(1, 1, 8, 8))).all()
+    assert model.blocks[0].norm1.num_batches_tracked == 1
 
 
 def test_defaults_complete_the_arguments():
@@ -121,3 +196,5 @@ def test_the_spec_says_what_serving_takes():
         "preprocessing": {"scale": 1.0},
     }
     assert Serving(**spec).model_id == "mlp"
+    tokens = model_spec("chartransformer", input_shape=(32,), classes=("a",), preprocessing={})
+    assert tokens["inputs"] == [{"name": "input", "dtype": "int64", "shape": [None, 32]}]
