@@ -6,6 +6,7 @@ thread, because two add up in another order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -17,11 +18,12 @@ from flserve_app.artifact import Artifact
 from flserve_app.client import VersionedClient
 from flserve_app.compose.client_settings import ClientSettings, read_settings
 from flserve_app.errors import ConfigError
-from flserve_app.task import client_data, derived_seed
+from flserve_app.task import client_data, derived_seed, task_data
 from flserve_app.task.state import load_into, to_artifact
 from flserve_app.task.train import evaluate, predict, train
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
+PROXIMAL = "proximal-mu"  # the key of flwr.serverapp.strategy.FedProx
 
 
 @final
@@ -52,6 +54,7 @@ class TaskClient(VersionedClient):
             lr=settings.lr,
             momentum=settings.momentum,
             seed=seed,
+            proximal=_proximal(settings, config),
         )
         trained = to_artifact(module)
         return [trained[name] for name in names], len(examples), {"train_loss": measured["train_loss"]}
@@ -65,7 +68,7 @@ class TaskClient(VersionedClient):
         return loss, len(examples), {"accuracy": accuracy}
 
     def infer(self, parameters: list[NDArray], inputs: NDArray) -> NDArray:
-        """Return logits, float32 of shape (n, classes), for float32 inputs of shape (n, *input_shape).
+        """Return logits, float32 of shape (n, classes), for inputs of shape (n, *input_shape) in the task's dtype.
 
         Raises:
             ConfigError: If the client was not told its job yet.
@@ -73,7 +76,7 @@ class TaskClient(VersionedClient):
         if self._settings is None:
             raise ConfigError("the client does not know its model: call `with_settings` first")
         module, _ = self._module(self._settings, parameters)
-        return predict(module, np.asarray(inputs, dtype=np.float32))
+        return predict(module, np.asarray(inputs, dtype=task_data(self._settings.spec).input_dtype))
 
     def with_settings(self, config: Mapping[str, object]) -> TaskClient:
         """Read the job from a config, so that `predict` knows the model; returns the client."""
@@ -94,3 +97,11 @@ class TaskClient(VersionedClient):
             raise ConfigError(f"the server sent {len(parameters)} arrays, the model has {len(names)}")
         load_into(module, Artifact(dict(zip(names, parameters, strict=True))))
         return module, names
+
+
+def _proximal(settings: ClientSettings, config: Mapping[str, Any]) -> float:
+    """Return mu of the proximal term: what FedProx sends with the round, or else the configuration's."""
+    found = config.get(PROXIMAL, settings.proximal)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise ConfigError(f"the server sent {PROXIMAL} {found!r}, expected a number of 0 or more")
+    return float(found)

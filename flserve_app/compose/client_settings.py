@@ -9,7 +9,7 @@ from typing import Any
 
 from flserve_app.compose.parts import Model
 from flserve_app.errors import ConfigError
-from flserve_app.task import TaskSpec
+from flserve_app.task import HubSource, TaskSpec
 
 KEY = "flserve-job"
 
@@ -25,6 +25,7 @@ class ClientSettings:
         batch_size: Examples a step.
         lr: Learning rate.
         momentum: SGD momentum.
+        proximal: mu of FedProx's proximal term.
     """
 
     spec: TaskSpec
@@ -33,13 +34,14 @@ class ClientSettings:
     batch_size: int
     lr: float
     momentum: float
+    proximal: float = 0.0
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
         plain = {
             "task": asdict(self.spec),
             "model": asdict(self.model),
-            "train": [self.epochs, self.batch_size, self.lr, self.momentum],
+            "train": [self.epochs, self.batch_size, self.lr, self.momentum, self.proximal],
         }
         return json.dumps(plain, separators=(",", ":"))
 
@@ -56,14 +58,20 @@ def read_settings(config: Mapping[str, object]) -> ClientSettings:
         raise ConfigError(f"the server sent no {KEY!r}: this client app belongs to flserve's own server app")
     try:
         plain: dict[str, Any] = json.loads(text)
-        epochs, batch_size, lr, momentum = plain["train"]
+        epochs, batch_size, lr, momentum, proximal = plain["train"]
         return ClientSettings(
-            spec=TaskSpec(**plain["task"]),
+            spec=_spec(plain["task"]),
             model=Model(**plain["model"]),
             epochs=int(epochs),
             batch_size=int(batch_size),
             lr=float(lr),
             momentum=float(momentum),
+            proximal=float(proximal),
         )
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ConfigError(f"the server's {KEY!r} is malformed: {error}") from error
+
+
+def _spec(plain: dict[str, Any]) -> TaskSpec:
+    hub = plain["hub"]
+    return TaskSpec(**{**plain, "hub": None if hub is None else HubSource(**hub)})

@@ -116,6 +116,7 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         batch_size=app.train.batch_size,
         lr=app.train.lr,
         momentum=app.train.momentum,
+        proximal=app.train.proximal,
     )
     strategy = VersionedStrategy(
         inner_strategy(app.strategy, clients),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -22,7 +22,7 @@ from flserve_app.config import AppConfig, StrategyConfig
 from flserve_app.errors import ConfigError
 from flserve_app.registry import Registry
 from flserve_app.store import Serving
-from flserve_app.task import TaskSpec, task_data
+from flserve_app.task import HubSource, TaskSpec, task_data
 from flserve_app.task.models import build_model, initial_artifact, model_arguments, model_spec
 from flserve_app.task.state import load_into
 from flserve_app.task.train import evaluate
@@ -48,7 +48,12 @@ class Model:
         """Return the torch module for a task."""
         task = task_data(spec)
         return build_model(
-            self.name, input_shape=task.input_shape, classes=len(task.classes), seed=self.seed, **self.arguments
+            self.name,
+            input_shape=task.input_shape,
+            classes=len(task.classes),
+            seed=self.seed,
+            input_dtype=task.input_dtype,
+            **self.arguments,
         )
 
 
@@ -65,6 +70,7 @@ def task_spec(config: AppConfig, num_clients: int | None) -> TaskSpec:
         scheme=task.partition,
         alpha=task.alpha,
         val_fraction=task.val_fraction,
+        hub=HubSource(**asdict(task.hub)) if task.name == "hub" else None,
     )
 
 

@@ -19,6 +19,21 @@ ENGINES = ("simulation", "inprocess")
 
 
 @dataclass
+class HubConfig:
+    """An image data set of the Hugging Face Hub; fields as in `flserve_app.task.HubSource`."""
+
+    dataset: str = ""
+    subset: str = ""
+    revision: str = ""
+    image_column: str = "image"
+    label_column: str = "label"
+    train_split: str = "train"
+    test_split: str = "test"
+    side: int = 28
+    channels: int = 1
+
+
+@dataclass
 class TaskConfig:
     """Data and how it is dealt out; fields as in `flserve_app.task.TaskSpec`."""
 
@@ -29,6 +44,7 @@ class TaskConfig:
     partition: str = "iid"
     alpha: float = 0.5
     val_fraction: float = 0.0
+    hub: HubConfig = field(default_factory=HubConfig)
 
 
 @dataclass
@@ -48,12 +64,14 @@ class TrainConfig:
         batch_size: Examples a step.
         lr: Learning rate.
         momentum: SGD momentum.
+        proximal: mu of FedProx's proximal term; a strategy that sends its own overrules it.
     """
 
     epochs: int = 3
     batch_size: int = 32
     lr: float = 0.05
     momentum: float = 0.9
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -62,6 +80,8 @@ class TrainConfig:
         _positive("train.lr", self.lr)
         if not 0.0 <= self.momentum < 1.0:
             raise ConfigError(f"train.momentum is {self.momentum}, expected a value from 0 to below 1")
+        if not (math.isfinite(self.proximal) and self.proximal >= 0):
+            raise ConfigError(f"train.proximal is {self.proximal}, expected a number of 0 or more")
 
 
 @dataclass
