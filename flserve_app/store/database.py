@@ -73,6 +73,20 @@ class Database:
         with _translated(self._writer), self._writer.begin() as connection:
             yield connection
 
+    def check(self) -> tuple[str, ...]:
+        """Return what the database itself finds wrong with its file and its references, a sentence each.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return ()
+        with self.read() as connection:
+            said = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+            dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        broken = [f"a row of table {row[0]!r} refers to one of {row[2]!r} that is not there" for row in dangling]
+        return tuple([f"catalog: {line}" for line in said if line != "ok"] + broken)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -1,0 +1,228 @@
+"""Checking a store: every blob, every payload, every version, label, parent and state.
+
+Every artifact is made once from its payloads and measured by its digest, a few in memory at a time (`derive`).
+A version is good if its content can be made, collected if it was let go, and lost otherwise. A payload that is
+damaged or gone though its artifact can be made another way costs nothing but itself: it can be put back. Orphans,
+blobs that nothing names, are no damage: a crash or a publisher at work leaves them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from flserve_app.codec import CODECS, encode
+from flserve_app.errors import FlserveError, NotFound
+from flserve_app.registry.derive import derive_all
+from flserve_app.registry.registry import Registry
+from flserve_app.store import Edge, Inventory, Version
+
+Condition = Literal["good", "collected", "lost"]
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A blob that is not what the catalog says.
+
+    Attributes:
+        blob: Its digest.
+        what: What it is: the payload or state of what.
+        reason: What is wrong.
+        missing: Whether it is gone, rather than damaged.
+        spare: Whether what it makes can be made without it.
+        repaired: Whether it was put back.
+    """
+
+    blob: str
+    what: str
+    reason: str
+    missing: bool
+    spare: bool
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One version and its condition; `reason` says why it is lost."""
+
+    version: Version
+    condition: Condition
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        findings: One a version, by model and number.
+        damage: Blobs that are damaged or gone.
+        problems: What else does not hold together, a sentence each.
+        payloads: How many payloads were read.
+        nbytes: Their bytes.
+        orphans: Digests of blobs that nothing names.
+    """
+
+    findings: tuple[Finding, ...]
+    damage: tuple[Damage, ...]
+    problems: tuple[str, ...]
+    payloads: int
+    nbytes: int
+    orphans: tuple[str, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong, or not any more."""
+        lost = any(finding.condition == "lost" for finding in self.findings)
+        return not (lost or self.problems or any(not one.repaired for one in self.damage))
+
+
+def verify(registry: Registry, *, model: str | None = None, repair: bool = False) -> Report:
+    """Check a store.
+
+    Args:
+        registry: The store; others may go on using it.
+        model: Check the versions of this model only, and the payloads behind them.
+        repair: Put back payloads whose artifact can be made another way.
+
+    Raises:
+        StoreError: If the catalog cannot be read.
+    """
+    for _ in range(_ATTEMPTS):
+        report, inventory = _check(registry, model)
+        if report.clean or registry.catalog.inventory().edges == inventory.edges:
+            break  # else somebody published or collected meanwhile, and may have removed what was missed
+    if not repair:
+        return report
+    edges = {edge.blob: edge for edge in inventory.edges}
+    damage = tuple(replace(one, repaired=one.spare and _put_back(registry, edges[one.blob])) for one in report.damage)
+    return replace(report, damage=damage)
+
+
+def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
+    blobs = set(registry.blobs)  # before the names: what is put later is nobody's orphan
+    inventory = registry.catalog.inventory()
+    chosen = [version for version in inventory.versions if model in (None, version.model)]
+    edges = inventory.edges if model is None else _behind(chosen, inventory.edges)
+    failed: dict[str, FlserveError] = {}
+    sizes: dict[str, int] = {}
+    for done in derive_all(edges, lambda edge: registry.blobs.get(edge.blob, max_bytes=edge.nbytes)):
+        if done.artifact is not None:
+            sizes[done.edge.target] = done.artifact.nbytes
+        elif done.error is not None:
+            failed[done.edge.blob] = done.error
+    named = {edge.blob for edge in inventory.edges} | {state.blob for state in inventory.states.values()}
+    report = Report(
+        findings=tuple(_finding(version, sizes, edges, failed) for version in chosen),
+        damage=(*_damage(registry, edges, failed, sizes), *_state_damage(registry, inventory, model)),
+        problems=(*registry.database.check(), *_problems(inventory, chosen, model)),
+        payloads=len(edges),
+        nbytes=sum(edge.nbytes for edge in edges),
+        orphans=tuple(sorted(blobs - named)),
+    )
+    return report, inventory
+
+
+def _finding(
+    version: Version, sizes: Mapping[str, int], edges: Iterable[Edge], failed: Mapping[str, FlserveError]
+) -> Finding:
+    size = sizes.get(version.digest)
+    if size == version.nbytes:
+        return Finding(version=version, condition="good")
+    if size is not None:
+        reason = f"its content has {size} bytes, the catalog says {version.nbytes}"
+        return Finding(version=version, condition="lost", reason=reason)
+    if version.collected is not None:
+        return Finding(version=version, condition="collected")
+    errors = [failed[edge.blob] for edge in edges if edge.target == version.digest and edge.blob in failed]
+    return Finding(version=version, condition="lost", reason=str(errors[0]) if errors else "no payload leads to it")
+
+
+def _damage(
+    registry: Registry, edges: Iterable[Edge], failed: Mapping[str, FlserveError], sizes: Mapping[str, int]
+) -> Iterator[Damage]:
+    """Yield the payloads that failed by themselves, not for want of their base."""
+    for edge in edges:
+        if edge.blob not in failed:
+            continue
+        missing = not registry.blobs.has(edge.blob)
+        based = edge.base is None or edge.base in sizes
+        if based or missing or _is_damaged(registry, edge):
+            way = "from nothing" if edge.base is None else f"from {edge.base[:12]}"
+            yield Damage(
+                blob=edge.blob,
+                what=f"payload to {edge.target[:12]} {way}",
+                reason=str(failed[edge.blob]) if based else "it is gone" if missing else "its SHA-256 is another",
+                missing=missing,
+                spare=edge.target in sizes and based,
+            )
+
+
+def _is_damaged(registry: Registry, edge: Edge) -> bool:
+    try:
+        registry.blobs.get(edge.blob, max_bytes=edge.nbytes)
+    except FlserveError:
+        return True
+    return False
+
+
+def _state_damage(registry: Registry, inventory: Inventory, model: str | None) -> Iterator[Damage]:
+    for (owner, number), state in inventory.states.items():
+        if model not in (None, owner):
+            continue
+        try:
+            registry.blobs.get(state.blob, max_bytes=state.nbytes)
+        except FlserveError as error:
+            yield Damage(
+                blob=state.blob,
+                what=f"state of {owner} v{number} ({state.kind})",
+                reason=str(error),
+                missing=isinstance(error, NotFound),
+                spare=False,
+            )
+
+
+def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None) -> Iterator[str]:
+    numbers = {(version.model, version.number): version for version in inventory.versions}
+    for (owner, label), number in inventory.labels.items():
+        if model in (None, owner):
+            stands = numbers.get((owner, number))
+            if stands is None or stands.collected is not None:
+                what = "which is not there" if stands is None else "whose content was collected"
+                yield f"label {label!r} of {owner!r} stands at v{number}, {what}"
+    for version in chosen:
+        parent = version.parent
+        if parent is not None and ((version.model, parent) not in numbers or parent >= version.number):
+            yield f"{version.model} {version.name} has the parent v{parent}, which is no earlier version"
+
+
+def _behind(versions: Iterable[Version], edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """Return the payloads on any way to some versions."""
+    arriving: dict[str, list[Edge]] = {}
+    for edge in edges:
+        arriving.setdefault(edge.target, []).append(edge)
+    found: list[Edge] = []
+    queue, seen = [version.digest for version in versions], set[str]()
+    while queue:
+        digest = queue.pop()
+        if digest in seen:
+            continue
+        seen.add(digest)
+        found += arriving.get(digest, [])
+        queue += [edge.base for edge in arriving.get(digest, []) if edge.base is not None]
+    return tuple(found)
+
+
+def _put_back(registry: Registry, edge: Edge) -> bool:
+    """Make a payload again, and keep it if it is the same to the last bit."""
+    if edge.codec not in CODECS:
+        return False
+    base = None if edge.base is None else registry.archive.load(edge.base)
+    payload = encode(registry.archive.load(edge.target), base, edge.codec)
+    if hashlib.sha256(payload).hexdigest() != edge.blob:
+        return False
+    registry.blobs.put(payload)
+    return True
