@@ -30,11 +30,7 @@ def blob_file(store, edge):
 
 def edges_of(store):
     with Registry.open(store) as registry:
-        return {
-            version.number: registry.chain(version.digest)[-1]
-            for version in registry.versions("m")
-            if version.number < 7
-        }
+        return {version.number: registry.chain(version.digest)[-1] for version in registry.versions("m")[:7]}
 
 
 def check(store, **how):
@@ -89,13 +85,13 @@ def test_every_byte_that_is_flipped_is_found(place):
     with Registry.open(place / "store") as registry:
         registry.publish("m", unrelated(1, size=8), round=0, codec="full")
         (edge,) = registry.catalog.inventory().edges
-    path = blob_file(place / "store", edge)
-    sound = path.read_bytes()
-    for position in range(len(sound)):
-        path.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
-        assert not check(place / "store").clean
-    path.write_bytes(sound)
-    assert check(place / "store").clean
+        path = blob_file(place / "store", edge)
+        sound = path.read_bytes()
+        for position in range(len(sound)):
+            path.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
+            assert not verify(registry).clean
+        path.write_bytes(sound)
+        assert verify(registry).clean
 
 
 @pytest.fixture
