@@ -38,6 +38,23 @@ def test_training_repeats_bit_for_bit_and_the_seed_decides():
     assert trained(seed=6)[0] != trained()[0]
 
 
+@pytest.mark.parametrize(
+    ("task", "model", "lr", "most"),
+    [("digits", "resnet", 0.05, 0.5), ("chars", "chartransformer", 0.05, 3.3)],
+)
+def test_deeper_models_learn_and_repeat_bit_for_bit(task, model, lr, most):
+    data = task_data(TaskSpec(name=task, seed=1))
+    examples, test = data.train.take(np.arange(1400)), data.test.take(np.arange(359))
+    shape, classes = data.input_shape, len(data.classes)
+    found = []
+    for _ in range(2):
+        module = build_model(model, input_shape=shape, classes=classes, seed=1, input_dtype=data.input_dtype)
+        train(module, examples, epochs=2, batch_size=32, lr=lr, momentum=0.9, seed=1)
+        found.append(to_artifact(module))
+    assert found[0] == found[1]
+    assert evaluate(module, test)[0] < most
+
+
 def test_training_learns():
     model = mlp()
     before, _ = evaluate(model, task_data(SPEC).test)
