@@ -103,20 +103,20 @@ class Flower:
     def env(self) -> dict[str, str]:
         return environment(FLWR_HOME=str(self.home), FLSERVE_OUTPUTS=str(self.folder))
 
-    def start(self, name: str, *command: str) -> None:
+    def start(self, name: str, *command: str, **env: str) -> None:
         log = (self.folder / f"{name}.log").open("ab")
         with log:
             self.processes[name] = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
                 cwd=self.folder,
-                env=self.env,
+                env=self.env | env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def start_node(self, number: int, of: int, cache: Path | None = None) -> None:
+    def start_node(self, number: int, of: int, cache: Path | None = None, **env: str) -> None:
         config = f"partition-id={number} num-partitions={of}"
         if cache is not None:
             config += f' cache-dir="{cache}"'
@@ -131,6 +131,7 @@ class Flower:
             f"--superlink=127.0.0.1:{self.port}",
             f"--port={free_port()}",
             f"--node-config={config}",
+            **env,
         )
 
     def node_key(self, number: int) -> Path:
@@ -154,9 +155,9 @@ class Flower:
                 continue
         process.wait(timeout=15)
 
-    def run(self, *arguments: str, timeout: float = 300) -> str:
-        """Run `flwr run` on the project and return what it streamed."""
-        return self.flwr("run", str(PROJECT), "test", "--stream", *arguments, timeout=timeout)
+    def run(self, *arguments: str, project: Path = PROJECT, timeout: float = 300) -> str:
+        """Run `flwr run` on a project and return what it streamed."""
+        return self.flwr("run", str(project), "test", "--stream", *arguments, timeout=timeout)
 
     def flwr(self, *arguments: str, timeout: float = 60) -> str:
         done = subprocess.run(
