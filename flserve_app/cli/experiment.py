@@ -5,6 +5,7 @@ Both import Flower, torch and Hydra only when they are called.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,3 +50,15 @@ def bench_round(
     from flserve_app.experiments import bench_round as bench
 
     bench.show(bench.run(rounds=rounds, turns=turns, engine=engine, codec=codec))
+
+
+@bench_app.command("startup")
+def bench_startup(
+    project: Annotated[
+        Path | None, typer.Option(help="flserve's folder, to profile `flwr run` of it too; starts a SuperLink.")
+    ] = None,
+) -> None:
+    """Show where the time goes before the first round and after the last."""
+    from flserve_app.experiments import bench_startup as bench
+
+    bench.show(bench.run(None if project is None else project.absolute()))
