@@ -2,12 +2,12 @@
 
 It wraps Flower's Grid. The strategy decides which version goes to whom; this class decides how it travels,
 alike for training and evaluation. Rules:
-- A node that is met for the first time is greeted: it says who it is and what it holds. One that does not
-  know the greeting gets plain arrays, as without flserve.
+- A node that is met for the first time is greeted first; see `roster`.
 - Every message gets content of its own, because Flower's strategies give all messages the same object.
 - A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
   with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
 - Replies come back as full ArrayRecords in the order of the clients' identities. Error replies come last.
+- A training message that is not answered in time may be answered later; see `late`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
+from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.delivery import PayloadKey, Plan
 from flserve_app.errors import DeliveryError, FlserveError
-from flserve_app.fleet import Client, Fleet
+from flserve_app.fleet import Fleet
 from flserve_app.strategy.intake import Intake
+from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel, model_key, open_message
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.roster import HELLO_SECONDS, Roster
 
 MAX_TRIES = 3
-HELLO_SECONDS = 120.0
 
 
 @final
@@ -47,16 +48,44 @@ class VersionedGrid(Grid):
         publisher: Where versions and payloads come from.
         ledger: Where bytes and seconds are counted.
         uplink: Codec name for the clients' updates.
+        late: Rule for late replies: `drop` or `rebase`.
+        staleness: Exponent of a late reply's weight.
+        hello_seconds: The longest that greetings may take.
     """
 
-    def __init__(self, grid: Grid, publisher: Publisher, ledger: Ledger, uplink: str) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        publisher: Publisher,
+        ledger: Ledger,
+        uplink: str,
+        *,
+        late: str = "drop",
+        staleness: float = 0.5,
+        hello_seconds: float = HELLO_SECONDS,
+    ) -> None:
         self._grid = grid
         self._publisher = publisher
         self._ledger = ledger
         self._uplink = uplink
+        self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._intake = Intake(publisher, ledger)
-        self.fleet = Fleet()
-        self.server_round = 0
+        self._roster = Roster(publisher.model, uplink, ledger, self._wait)
+        self._late = LateReplies(publisher, ledger, self._roster, rule=late, exponent=staleness)
+
+    @property
+    def fleet(self) -> Fleet:
+        """The clients as they are known."""
+        return self._roster.fleet
+
+    @property
+    def server_round(self) -> int:
+        """The round that goes on."""
+        return self._roster.server_round
+
+    def enter(self, server_round: int) -> None:
+        """Begin a round."""
+        self._roster.server_round = server_round
 
     def set_run(self, run: Run) -> None:
         """Set the run, as Flower's Grid does."""
@@ -96,26 +125,12 @@ class VersionedGrid(Grid):
         return list(self._grid.get_node_ids())
 
     def meet(self, node_ids: Iterable[int], timeout: float = HELLO_SECONDS) -> int:
-        """Greet the nodes that are new, and wait for their answers at most `timeout` seconds.
+        """Greet the nodes that are new; see `Roster.meet`."""
+        return self._roster.meet(node_ids, min(self._hello_seconds, timeout))
 
-        Returns:
-            The largest number of partitions that one of them knows of; 0 if none said.
-        """
-        new = self.fleet.unknown(node_ids)
-        if not new:
-            return 0
-        hellos = [self._hello(node_id) for node_id in new]
-        for hello in hellos:
-            self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
-        partitions = 0
-        for reply in self._wait(hellos, timeout):
-            self._ledger.sent("up", payload=0, message=message_bytes(reply), full=0)
-            partitions = max(partitions, self._welcome(reply))
-        silent = self.fleet.unknown(new)
-        self.fleet = self.fleet.put(*(Client(node_id=node_id, identity=f"node-{node_id}") for node_id in silent))
-        if silent:
-            log(WARNING, "flserve: %d of %d nodes did not answer the greeting", len(silent), len(new))
-        return partitions
+    def late_replies(self, weighted_by: str | None) -> list[Message]:
+        """Return replies to earlier rounds that may take part in this one, moved to the current version."""
+        return self._late.collect(self._grid, self.server_round, weighted_by)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Deliver versions with the messages, and return the replies with full ArrayRecords.
@@ -127,7 +142,7 @@ class VersionedGrid(Grid):
         outgoing = list(messages)
         deadline = None if timeout is None else time.monotonic() + timeout
         nodes = dict.fromkeys(message.metadata.dst_node_id for message in outgoing)
-        self.meet(nodes, HELLO_SECONDS if timeout is None else min(HELLO_SECONDS, timeout))
+        self.meet(nodes, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
         waiting = [(message, self._parcel(message)) for message in outgoing]
         while waiting:
@@ -138,30 +153,6 @@ class VersionedGrid(Grid):
             replies = self._wait(batch, left)
             waiting = self._take_in(batch, sent, replies, arrived)
         return self._ordered(arrived)
-
-    def _hello(self, node_id: int) -> Message:
-        content = RecordDict()
-        put_delivery(content, Delivery(action="hello", model=self._publisher.model, uplink=self._uplink))
-        return Message(content, dst_node_id=node_id, message_type="train")
-
-    def _welcome(self, reply: Message) -> int:
-        node_id = reply.metadata.src_node_id
-        try:
-            answer = take_answer(RecordDict(dict(reply.content))) if reply.has_content() else None
-        except DeliveryError as error:
-            log(WARNING, "flserve: node %d gets plain arrays: %s", node_id, error)
-            answer = None
-        if answer is None:
-            log(INFO, "flserve: node %d has no versioned_mod and gets plain arrays", node_id)
-            self.fleet = self.fleet.put(Client(node_id=node_id, identity=f"node-{node_id}", versioned=False))
-            return 0
-        self._note(node_id, answer.identity, answer.held, None)
-        return answer.partitions
-
-    def _note(self, node_id: int, identity: str, held: tuple[str, ...], version: int | None) -> None:
-        self.fleet = self.fleet.heard(
-            node_id, identity=identity, held=held, version=version, server_round=self.server_round
-        )
 
     def _parcel(self, message: Message) -> Parcel:
         parcel = open_message(message)
@@ -225,20 +216,21 @@ class VersionedGrid(Grid):
         """Read the replies into `arrived`; return the messages to send again."""
         by_id = {message.metadata.message_id: sent[id(message)] for message in batch if message.metadata.message_id}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
-        silent = dict(sent)
+        silent = {id(message): (message, sent[id(message)]) for message in batch}
         again = []
         for reply in replies:
             parcel = by_id.get(reply.metadata.reply_to_message_id) or by_node.get(reply.metadata.src_node_id)
             if parcel is None:
                 log(WARNING, "flserve: a reply of node %d answers nothing that was sent", reply.metadata.src_node_id)
                 continue
-            silent = {key: other for key, other in silent.items() if other is not parcel}
+            silent = {key: pair for key, pair in silent.items() if pair[1] is not parcel}
             try:
                 arrived.append(self._read(reply, parcel))
             except FlserveError as error:
                 again.extend(self._retry(parcel, error))
-        for parcel in silent.values():
+        for message, parcel in silent.values():
             self._ledger.failed()
+            self._late.expect(message.metadata.message_id, parcel, self.server_round)
             log(WARNING, "flserve: %s did not answer in time", self.fleet.get(parcel.node_id).identity)
         return again
 
@@ -246,11 +238,10 @@ class VersionedGrid(Grid):
         read, answer = self._intake.read(reply, parcel)
         client = self.fleet.get(parcel.node_id)
         if reply.has_error() and client.versioned and not client.held:
-            # Perhaps it missed the greeting and has no mod: it is greeted again when it is next needed.
-            self.fleet = self.fleet.without(parcel.node_id)
+            self._roster.doubt(parcel.node_id)  # perhaps it missed the greeting and has no mod
         if answer is not None:
             version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
-            self._note(parcel.node_id, answer.identity, answer.held, version if version >= 0 else None)
+            self._roster.heard(parcel.node_id, answer, version if version >= 0 else None)
             if answer.status == "nack":
                 raise DeliveryError(answer.reason or "no reason given")
         return read

@@ -27,6 +27,8 @@ class RoundRow:
         metrics: Aggregated metrics of the round, by name.
         clients: Train replies that were aggregated.
         failures: Messages without a usable reply.
+        late: Replies to earlier rounds that were rebased and aggregated.
+        dropped_late: Replies to earlier rounds that were dropped.
         client_versions: Clients by the version they last worked with (version number as text).
         plans: Messages by plan kind (`none`, `delta`, `full`, `plain`), resends (`resend`) included.
         bytes_down: Payload bytes to the clients.
@@ -69,6 +71,8 @@ class RoundRow:
     update_seconds: float = 0.0
     wait_seconds: float = 0.0
     seconds: float = 0.0
+    late: int = 0
+    dropped_late: int = 0
 
 
 @final
@@ -80,6 +84,7 @@ class Ledger:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._plans: Counter[str] = Counter()
         self._failures = 0
+        self._late: Counter[str] = Counter()
         self._longest: defaultdict[str, float] = defaultdict(float)
 
     def sent(self, direction: Direction, *, payload: int, message: int, full: int) -> None:
@@ -100,6 +105,10 @@ class Ledger:
         """Count one message without a usable reply."""
         self._failures += 1
 
+    def late(self, *, used: bool) -> None:
+        """Count one reply to an earlier round."""
+        self._late["late" if used else "dropped_late"] += 1
+
     def answered(self, *, fetch: float, train: float, update: float) -> None:
         """Note how long a client took to fetch, to train (its handler) and to encode its update, in seconds."""
         for phase, seconds in (("fetch", fetch), ("train", train), ("update", update)):
@@ -112,6 +121,7 @@ class Ledger:
             **self._seconds,
             "plans": dict(sorted(self._plans.items())),
             "failures": self._failures,
+            **self._late,
             **self._longest,
         }
         self._clear()
@@ -122,4 +132,5 @@ class Ledger:
         self._seconds.clear()
         self._plans.clear()
         self._failures = 0
+        self._late.clear()
         self._longest.clear()

@@ -72,8 +72,8 @@ class Publisher:
             raise NotFound(f"model {self.model!r} has no version yet")
         return self._current
 
-    def publish(self, artifact: Artifact, server_round: int) -> Version:
-        """Store an artifact as the next version and make it the current one."""
+    def publish(self, artifact: Artifact, server_round: int, state: tuple[str, bytes] | None = None) -> Version:
+        """Store an artifact as the next version, with kind and bytes of the strategy's state; make it current."""
         parent = None if self._current is None else self.version.number
         version = self.registry.publish(
             self.model,
@@ -83,6 +83,8 @@ class Publisher:
             run=self._run,
             codec=self._codec,
             serving=self._serving,
+            state_kind="" if state is None else state[0],
+            state=None if state is None else state[1],
         )
         self.adopt(version, artifact)
         return version

@@ -96,7 +96,7 @@ class Rounds:
         self._metrics = {}
         self._central = {}
         if self._grid is not None:
-            self._grid.server_round = number
+            self._grid.enter(number)
 
     def _row(self) -> RoundRow:
         version = self._publisher.version

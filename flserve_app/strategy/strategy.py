@@ -3,13 +3,17 @@
 It wraps a strategy and changes what is around it, never what it computes. Rules:
 - Version 0 is published before the first round, and every aggregate right after it was computed, in the
   dtypes of the version before; the loop goes on with the published one.
-- The inner strategy sees full ArrayRecords in the order of the clients' identities, and no error replies.
+- The inner strategy sees full ArrayRecords in the order of the clients' identities, and no error replies; see
+  `inner`, and `compatibility` for what is refused.
 - What it draws from `random` is a function of (seed, round, phase): two runs of a config are the same.
+- What it remembers is stored with each version, in the same transaction: a resumed run goes on as if it had
+  never stopped.
 - A model name that exists is continued only when asked to; nothing is ever overwritten.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from logging import INFO
@@ -27,14 +31,15 @@ from flserve_app.codec import CODECS
 from flserve_app.delivery import CacheInfo
 from flserve_app.errors import CodecError, ConfigError, Conflict
 from flserve_app.registry import Registry
-from flserve_app.store import Serving, Version
+from flserve_app.store import Holder, Serving, Version
 from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.inner import Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.rounds import Rounds
-from flserve_app.strategy.seeds import drawing
+from flserve_app.strategy.state import restore_state, save
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -56,10 +61,12 @@ class VersionedStrategy(Strategy):
         num_clients: Clients to wait for before the first round; None for all that the nodes know of.
         wait_seconds: How long to wait for them.
         observer: Called with every finished round's row.
+        late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
+        staleness: Exponent of a rebased reply's weight, `num-examples * (1 + lag in versions) ** -staleness`.
 
     Raises:
         CodecError: If a codec is unknown.
-        ConfigError: If the inner strategy has a round loop of its own, which wrapping would bypass.
+        ConfigError: If the inner strategy cannot be combined with versions, or with the rule for late replies.
         StoreError: If the store cannot be opened.
     """
 
@@ -78,15 +85,18 @@ class VersionedStrategy(Strategy):
         num_clients: int | None = None,
         wait_seconds: float = 300.0,
         observer: Callable[[RoundRow], None] | None = None,
+        late: str = "drop",
+        staleness: float = 0.5,
     ) -> None:
+        if not (math.isfinite(staleness) and staleness >= 0):
+            raise ConfigError(f"staleness is {staleness}, expected a number of 0 or more")
         self.inner = FedAvg() if inner is None else inner
-        if type(self.inner).start is not Strategy.start:
-            raise ConfigError(f"{type(self.inner).__name__} has a round loop of its own, which cannot be wrapped")
+        self._inner = Inner(self.inner, seed, late, self._leave_out)
+        self._late, self._staleness = late, staleness
         self._codec = _known(codec)
         self._uplink = _known(uplink)
         self.registry = store if isinstance(store, Registry) else Registry.open(store)
         self._resume = resume
-        self._seed = seed
         self._num_clients = num_clients
         self._wait_seconds = wait_seconds
         self._ledger = Ledger()
@@ -139,7 +149,17 @@ class VersionedStrategy(Strategy):
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
         self._offset = 0 if latest is None else latest.round
-        versioned = VersionedGrid(grid, self._publisher, self._ledger, self._uplink)
+        if latest is not None:
+            self._restore(latest)
+        versioned = VersionedGrid(
+            grid,
+            self._publisher,
+            self._ledger,
+            self._uplink,
+            late=self._late,
+            staleness=self._staleness,
+            hello_seconds=timeout,
+        )
         self._grid = versioned
         self._rounds.begin(versioned, self._offset)
         wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
@@ -160,22 +180,20 @@ class VersionedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of training, from a draw that repeats."""
-        number = self._rounds.enter(self._offset + server_round)
-        with drawing(self._seed, number, "train"):
-            return list(self.inner.configure_train(number, arrays, config, grid))
+        return self._inner.configure_train(self._rounds.enter(self._offset + server_round), arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the inner strategy aggregate, and publish the result as the next version."""
         number = self._offset + server_round
-        usable = [reply for reply in replies if not reply.has_error()]
-        aggregate, metrics = self.inner.aggregate_train(number, usable)
-        self._rounds.aggregated(len(usable), metrics)
+        late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
+        (aggregate, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
+        self._rounds.aggregated(used, metrics)
         if aggregate is None:
             return None, metrics
         started = time.perf_counter()
-        self._publisher.publish(restore(aggregate, self._publisher.artifact), number)
+        self._publisher.publish(restore(aggregate, self._publisher.artifact), number, save(self.inner))
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
@@ -183,16 +201,36 @@ class VersionedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of evaluation, from a draw that repeats."""
-        number = self._offset + server_round
-        with drawing(self._seed, number, "evaluate"):
-            return list(self.inner.configure_evaluate(number, arrays, config, grid))
+        return self._inner.configure_evaluate(self._offset + server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the inner strategy aggregate the clients' evaluation of the published version."""
-        usable = [reply for reply in replies if not reply.has_error()]
-        metrics = self.inner.aggregate_evaluate(self._offset + server_round, usable)
+        metrics = self._inner.aggregate_evaluate(self._offset + server_round, replies)
         self._rounds.evaluated(metrics)
+        self._record_clients()
         return metrics
+
+    def _restore(self, latest: Version) -> None:
+        """Give the inner strategy what it remembered; before the first round that is nothing."""
+        if latest.round:
+            found = self.registry.load_state(latest.model, latest.number)
+            restore_state(self.inner, found, f"{latest.model} {latest.name}")
+
+    def _record_clients(self) -> None:
+        """Record who holds what, once a round: what the fleet may still build on is kept."""
+        if self._grid is None:
+            return
+        holders = [
+            Holder(identity=each.identity, digest=each.held[0], number=each.version, round=each.last_round)
+            for each in self._grid.fleet.clients.values()
+            if each.held and each.last_round == self._grid.server_round
+        ]
+        self.registry.saw_clients(self._publisher.model, holders)
+
+    def _leave_out(self, node_id: int, reason: str) -> None:
+        self._ledger.failed()
+        identity = f"node-{node_id}" if self._grid is None else self._grid.fleet.get(node_id).identity
+        note_refused(identity, reason)
 
     def _begin(self, initial: ArrayRecord | Artifact, latest: Version | None) -> None:
         if latest is None:

@@ -1,0 +1,141 @@
+"""What can be combined with versioned delivery, and what cannot: a table and the check that enforces it.
+
+A strategy is judged by the nearest class of Flower's that it is or derives from; the strategy inside a wrapper
+is judged too. Rules:
+- What cannot be combined is refused before anything starts, with the reason as a sentence.
+- A late reply is rebased only where a reply has a weight that can be scaled and no guarantee counts replies.
+- Integer tensors (BatchNorm's counters) stay beside strategies that would clip, scale or add noise to them.
+- A strategy of somebody else is allowed; what is assumed about it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from flwr.serverapp.strategy import Strategy
+
+from flserve_app.errors import ConfigError
+
+LATE_RULES = ("drop", "rebase")
+
+_VOTES = "it counts every reply as one vote, which no staleness weight can make lighter"
+_COUNTED = "its privacy guarantee counts one clipped reply a client and round"
+_TREES = "its model is a growing ensemble of trees, not tensors of fixed shapes that a version could be relative to"
+_MASKED = "secure aggregation masks what a client sends, so an update relative to a held version cannot be decoded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What holds for a strategy.
+
+    Attributes:
+        name: Class name, or `Wrapper(Inner)`.
+        refused: Why it cannot be combined; empty if it can.
+        no_rebase: Why late replies cannot be rebased under it; empty if they can.
+        integers_beside: Whether integer tensors are averaged beside it.
+        private: Whether it adds noise for privacy: its runs do not repeat.
+        assumed: What is taken for granted about it; empty for Flower's own.
+    """
+
+    name: str
+    refused: str = ""
+    no_rebase: str = ""
+    integers_beside: bool = False
+    private: bool = False
+    assumed: str = ""
+
+
+def _rows(
+    *names: str, refused: str = "", no_rebase: str = "", beside: bool = False, private: bool = False
+) -> list[Traits]:
+    return [
+        Traits(name=name, refused=refused, no_rebase=no_rebase, integers_beside=beside, private=private)
+        for name in names
+    ]
+
+
+TABLE: Mapping[str, Traits] = MappingProxyType(
+    {
+        traits.name: traits
+        for traits in (
+            *_rows("FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedAdagrad", "FedYogi"),
+            *_rows(
+                "QFedAvg", no_rebase="it weighs replies by their loss on the version they trained from", beside=True
+            ),
+            *_rows("FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", no_rebase=_VOTES),
+            *_rows(
+                "DifferentialPrivacyServerSideFixedClipping",
+                "DifferentialPrivacyServerSideAdaptiveClipping",
+                "DifferentialPrivacyClientSideFixedClipping",
+                "DifferentialPrivacyClientSideAdaptiveClipping",
+                no_rebase=_COUNTED,
+                beside=True,
+                private=True,
+            ),
+            *_rows("FedXgbBagging", "FedXgbCyclic", refused=_TREES),
+            *_rows("SecAggWorkflow", "SecAggPlusWorkflow", refused=_MASKED),
+        )
+    }
+)
+UNKNOWN = Traits(
+    name="",
+    no_rebase="it is not known how it weighs replies",
+    assumed="it takes and returns full ArrayRecords of the model's tensors, and keeps nothing that a resumed run needs",
+)
+
+
+def check(strategy: Strategy, late: str = "drop") -> Traits:
+    """Return the traits of a strategy, wrappers and what is inside them taken together.
+
+    Raises:
+        ConfigError: If it cannot be combined with versions, or not with this rule for late replies.
+    """
+    if late not in LATE_RULES:
+        raise ConfigError(f"late is {late!r}, expected one of: {', '.join(LATE_RULES)}")
+    found = [_judged(each) for each in nested(strategy)]
+    traits = replace(
+        found[-1],
+        name="(".join(each.name for each in found) + ")" * (len(found) - 1),
+        no_rebase=next((each.no_rebase for each in found if each.no_rebase), ""),
+        integers_beside=any(each.integers_beside for each in found),
+        private=any(each.private for each in found),
+        assumed="; ".join(each.assumed for each in found if each.assumed),
+    )
+    if late == "rebase" and traits.no_rebase:
+        raise ConfigError(f"late replies cannot be rebased under {traits.name}: {traits.no_rebase}; use late=drop")
+    return traits
+
+
+def nested(strategy: object) -> Iterator[Strategy]:
+    """Yield a strategy and what it wraps, outermost first."""
+    current: object = strategy
+    while current is not None:
+        yield current  # type: ignore[misc]
+        current = getattr(current, "strategy", None)
+
+
+def _judged(strategy: Strategy) -> Traits:
+    """Return the row of one strategy.
+
+    Raises:
+        ConfigError: If it cannot be combined.
+    """
+    kind = type(strategy)
+    row = next((TABLE[base.__name__] for base in kind.__mro__ if _is_flowers(base) and base.__name__ in TABLE), None)
+    if row is not None and row.refused:
+        raise ConfigError(f"{kind.__name__} cannot be combined with versions: {row.refused}")
+    if not isinstance(strategy, Strategy):
+        raise ConfigError(f"{kind.__name__} is no strategy of Flower's Message API (flwr.serverapp.strategy.Strategy)")
+    if kind.start is not Strategy.start:
+        raise ConfigError(f"{kind.__name__} has a round loop of its own (start), which cannot be wrapped")
+    if row is None:
+        return replace(UNKNOWN, name=kind.__name__, assumed=f"{kind.__name__}: {UNKNOWN.assumed}")
+    if kind.__name__ == row.name and _is_flowers(kind):
+        return row
+    return replace(row, name=kind.__name__, assumed=f"{kind.__name__} weighs and combines replies as {row.name} does")
+
+
+def _is_flowers(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "flwr"

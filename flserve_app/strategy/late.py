@@ -1,0 +1,124 @@
+"""Replies that come after their round has ended: remembered, fetched, and dropped or moved to the present.
+
+Rules:
+- A train message that was not answered in time is remembered for `ROUNDS` rounds, and asked for once a round.
+- What arrives is read as any reply, against the base it was given, and never averaged as if it were current:
+  under `drop` it is left out, under `rebase` it goes through `staleness.rebase` with a smaller weight.
+- One line in the log for each, and a count in the round's row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import INFO
+from typing import final
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.strategy.intake import Intake
+from flserve_app.strategy.ledger import Ledger
+from flserve_app.strategy.parcel import Parcel
+from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.roster import Roster
+from flserve_app.strategy.staleness import rebase, staleness_weight
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owed:
+    """A message that waits for its answer: what was sent, and in which round."""
+
+    parcel: Parcel
+    server_round: int
+
+
+@final
+class LateReplies:
+    """The replies that are still owed.
+
+    Args:
+        publisher: Knows the bases and the current version.
+        ledger: Counts them.
+        roster: Knows the clients.
+        rule: `drop` or `rebase`.
+        exponent: Of the staleness weight; 0 keeps the weight as it is.
+    """
+
+    def __init__(
+        self, publisher: Publisher, ledger: Ledger, roster: Roster, *, rule: str = "drop", exponent: float = 0.5
+    ) -> None:
+        self._publisher = publisher
+        self._ledger = ledger
+        self._roster = roster
+        self._rule = rule
+        self._exponent = exponent
+        self._intake = Intake(publisher, ledger)
+        self._owed: dict[str, _Owed] = {}
+
+    def expect(self, message_id: str, parcel: Parcel, server_round: int) -> None:
+        """Remember a message that was not answered in time."""
+        if message_id and parcel.arrays and parcel.message_type.split(".")[0] == "train":
+            self._owed[message_id] = _Owed(parcel=parcel, server_round=server_round)
+
+    def collect(self, grid: Grid, server_round: int, weighted_by: str | None) -> list[Message]:
+        """Return the late replies that may take part in a round, oldest first; the others are dropped."""
+        self._owed = {key: owed for key, owed in self._owed.items() if server_round - owed.server_round <= ROUNDS}
+        waiting = [key for key, owed in self._owed.items() if owed.server_round < server_round]
+        if not waiting:
+            return []
+        arrived = [
+            (self._owed.pop(name), reply)
+            for reply in grid.pull_messages(waiting)
+            if (name := _name(reply)) in self._owed
+        ]
+        fleet = self._roster.fleet
+        places = {node_id: at for at, node_id in enumerate(fleet.order(fleet.clients))}
+        arrived.sort(key=lambda pair: (pair[0].server_round, places.get(pair[0].parcel.node_id, -1)))
+        usable = [self._admit(owed, reply, weighted_by) for owed, reply in arrived]
+        return [reply for reply in usable if reply is not None]
+
+    def _admit(self, owed: _Owed, reply: Message, weighted_by: str | None) -> Message | None:
+        identity = self._roster.fleet.get(owed.parcel.node_id).identity
+        try:
+            moved = self._moved(owed, reply, weighted_by)
+        except FlserveError as error:
+            self._ledger.late(used=False)
+            log(INFO, "flserve: a late reply of %s to round %d is dropped: %s", identity, owed.server_round, error)
+            return None
+        self._ledger.late(used=True)
+        log(INFO, "flserve: a late reply of %s to round %d is rebased", identity, owed.server_round)
+        return moved
+
+    def _moved(self, owed: _Owed, reply: Message, weighted_by: str | None) -> Message:
+        if reply.has_error():
+            raise DeliveryError("it is an error")
+        if self._rule == "drop":
+            raise DeliveryError("late=drop")
+        read, answer = self._intake.read(reply, owed.parcel)
+        if answer is not None and answer.status != "ok":
+            raise DeliveryError(answer.reason or "it is a refusal")
+        lag = self._publisher.version.number - self._publisher.number_of(owed.parcel.target)
+        base = self._publisher.base(owed.parcel.target)
+        content = dict(read.content)
+        for key, value in read.content.items():
+            if isinstance(value, ArrayRecord):
+                content[key] = rebase(value, base, self._publisher.artifact)
+            elif isinstance(value, MetricRecord):
+                content[key] = _lighter(value, weighted_by, staleness_weight(lag, self._exponent))
+        read.content = RecordDict(content)
+        return read
+
+
+def _name(reply: Message) -> str:
+    return reply.metadata.reply_to_message_id
+
+
+def _lighter(metrics: MetricRecord, weighted_by: str | None, factor: float) -> MetricRecord:
+    weight = metrics.get(weighted_by or "")
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise DeliveryError(f"it has no weight {weighted_by!r} that could be made smaller")
+    return MetricRecord({**metrics, str(weighted_by): float(weight) * factor})
