@@ -46,7 +46,10 @@ def run(overrides: Sequence[str]) -> None:
     done: list[tuple[str, dict[str, Any]]] = []
     failed: list[FlserveError] = []
 
+    started: list[DictConfig] = []
+
     def job(config: DictConfig) -> float | None:
+        started.append(config)
         try:
             summary = _job(config)
         except FlserveError as error:  # a sweep goes on with its other jobs
@@ -61,6 +64,10 @@ def run(overrides: Sequence[str]) -> None:
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+    except ValueError as error:
+        if started:
+            raise
+        raise ConfigError(one_sentence(error)) from error  # Hydra's way to refuse some overrides
     if len(done) > 1:
         _console().print(sweep_table(done))
     if failed:

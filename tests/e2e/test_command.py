@@ -58,6 +58,7 @@ def test_history_commands_read_what_the_run_left(ran):
     [
         (["run", "sede=3"], "error: Key 'sede' not in 'AppConfig'"),
         (["run", "codec=nope"], "error: In 'config': Could not find 'codec/nope'"),
+        (["run", "codec=null"], "error: Config group override must be a string or a list"),
         (["run", "num_rounds=-1"], "error: num_rounds is -1, expected at least 0"),
         (["run", "task.partition=odd"], "error: unknown partition scheme 'odd'; known: iid, dirichlet"),
         (["run", *TINY, "store=shared"], "error: model 'synthetic-mlp' is in the store already, at v2: continue it"),
