@@ -1,5 +1,6 @@
 """Versions of models: publishing, loading, naming; composes codec and store."""
 
+from flserve_app.registry.bundle import Taken, export_bundle, import_bundle
 from flserve_app.registry.collection import Collection, collect
 from flserve_app.registry.history import cheapest_chain
 from flserve_app.registry.registry import Registry
@@ -18,8 +19,11 @@ __all__ = [
     "Retention",
     "Run",
     "Serving",
+    "Taken",
     "Version",
     "cheapest_chain",
     "collect",
+    "export_bundle",
+    "import_bundle",
     "verify",
 ]

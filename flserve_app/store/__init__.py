@@ -5,7 +5,7 @@ from flserve_app.store.catalog import Catalog
 from flserve_app.store.claims import Sweeper
 from flserve_app.store.clients import Clients
 from flserve_app.store.database import Database
-from flserve_app.store.files import make_folder, write_file
+from flserve_app.store.files import make_folder, write_file, writing_file
 from flserve_app.store.inventory import Inventory
 from flserve_app.store.labels import Expected, Labels
 from flserve_app.store.removal import Removal, Remover
@@ -41,4 +41,5 @@ __all__ = [
     "check_digest",
     "make_folder",
     "write_file",
+    "writing_file",
 ]

@@ -7,14 +7,15 @@ durable before their edge is added, and are seen to be there when it is (`claims
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, final
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.store import rows
+from flserve_app.store.admission import admit
 from flserve_app.store.claims import Holds
 from flserve_app.store.database import Database
 from flserve_app.store.edges import add_artifact, add_edge, check_kept
@@ -57,12 +58,19 @@ class Catalog:
             _check_parents(connection, key, draft)
             stored = self._add_artifact(connection, draft, edge)
             number = next_number(connection, key)
-            connection.execute(insert(versions).values(model_id=key, number=number, stored=stored, **_columns(draft)))
+            rows.insert_version(connection, key, number, draft, stored=stored)
             follow_latest(connection, key, number, draft.created)
             if state is not None:
                 put_state(connection, key, number, state, holds=self._holds)
             forget_old_states(connection, key)
             return _version(connection, draft.model, number)
+
+    def admit(
+        self, model: str, drafts: Mapping[int, Draft], edges: Iterable[Edge], sizes: Mapping[str, int], *, now: datetime
+    ) -> None:
+        """Take in versions that were published elsewhere; see `admission`. Raises Conflict, Overtaken."""
+        with self._database.write() as connection:
+            admit(connection, model, drafts, edges, sizes, holds=self._holds, now=now)
 
     def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
         """Add metrics to a version, replacing those of the same name.
@@ -124,6 +132,14 @@ class Catalog:
             when = connection.execute(select(artifacts.c.collected).where(artifacts.c.digest == digest)).scalar()
         return None if when is None else datetime.fromisoformat(when)
 
+    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        """Return the bytes of artifacts that were ever in the store, in the given order."""
+        wanted = list(digests)
+        with self._database.read() as connection:
+            every = select(artifacts.c.digest, artifacts.c.nbytes)
+            found = {row.digest: row.nbytes for row in connection.execute(every)}
+        return {digest: found[digest] for digest in wanted if digest in found}
+
     def inventory(self) -> Inventory:
         """Return everything the catalog knows, as it stands now."""
         with self._database.read() as connection:
@@ -138,19 +154,6 @@ class Catalog:
             return 0
         add_artifact(connection, draft.digest, draft.nbytes)
         return add_edge(connection, edge, holds=self._holds)
-
-
-def _columns(draft: Draft) -> dict[str, Any]:
-    return {
-        "digest": draft.digest,
-        "parent": draft.parent,
-        "round": draft.round,
-        "run": draft.run,
-        "codec": draft.codec,
-        "metrics": rows.metrics_to_json(draft.metrics),
-        "created": rows.time_to_text(draft.created),
-        "serving": rows.serving_to_json(draft.serving),
-    }
 
 
 def _of(model: str) -> Select[Any]:

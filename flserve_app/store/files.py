@@ -7,10 +7,12 @@ crash leaves behind is a file whose name starts with `TEMPORARY`; readers skip t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from flserve_app.errors import StoreError
 
@@ -27,18 +29,36 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     Raises:
         StoreError: If the system cannot (disk full, no permission); nothing then stands there that was not before.
     """
+    with writing_file(path, f" ({len(data)} bytes)") as file:
+        file.write(data)
+
+
+@contextmanager
+def writing_file(path: Path, what: str = "") -> Iterator[BinaryIO]:
+    """Write a file durably and at once, piece by piece: it is there when the block ends without an error.
+
+    Args:
+        path: Where; what stands there is replaced. Its folder must exist.
+        what: Said about it in an error.
+
+    Raises:
+        StoreError: If the system cannot (disk full, no permission); nothing then stands there that was not before.
+    """
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
         try:
-            _write_synced(temporary, data)
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise StoreError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from error
+        raise StoreError(f"cannot write {path}{what}: {error.strerror}") from error
 
 
 def make_folder(path: Path) -> None:
@@ -77,10 +97,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_synced(path: Path, data: bytes | memoryview) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -77,10 +77,10 @@ class Labels:
             return tuple(rows.label_move(row) for row in connection.execute(query))
 
 
-def follow_latest(connection: Connection, key: int, number: int, moved: datetime) -> None:
+def follow_latest(connection: Connection, key: int, number: int, moved: datetime, *, why: str = "published") -> None:
     """Move `latest` of a model to the version that is being published."""
     before = _number(connection, key, LATEST)
-    _put(connection, key, LATEST, number, before=before, who="flserve", why="published", moved=moved)
+    _put(connection, key, LATEST, number, before=before, who="flserve", why=why, moved=moved)
 
 
 def _put(

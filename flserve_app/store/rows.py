@@ -12,10 +12,10 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Connection, Row, Select, insert, select
 
 from flserve_app.store.schema import artifacts, label_moves, models, runs, versions
-from flserve_app.store.version import Edge, Holder, LabelMove, Run, Serving, State, Version
+from flserve_app.store.version import Draft, Edge, Holder, LabelMove, Run, Serving, State, Version
 
 VERSIONS: Select[Any] = (
     select(versions, models.c.name.label("model"), artifacts.c.nbytes, artifacts.c.collected)
@@ -41,7 +41,7 @@ def version(row: Row[Any]) -> Version:
         codec=row.codec,
         metrics={name: float(value) for name, value in row.metrics.items()},
         created=datetime.fromisoformat(row.created),
-        serving=_serving(row.serving),
+        serving=serving_from_json(row.serving),
         collected=None if row.collected is None else datetime.fromisoformat(row.collected),
     )
 
@@ -100,12 +100,28 @@ def serving_to_json(serving: Serving | None) -> dict[str, Any] | None:
     return {field.name: getattr(serving, field.name) for field in fields(serving)}
 
 
+def insert_version(connection: Connection, key: int, number: int, draft: Draft, *, stored: int) -> None:
+    """Add a row of `versions`."""
+    columns = {
+        "digest": draft.digest,
+        "parent": draft.parent,
+        "round": draft.round,
+        "run": draft.run,
+        "codec": draft.codec,
+        "metrics": metrics_to_json(draft.metrics),
+        "created": time_to_text(draft.created),
+        "serving": serving_to_json(draft.serving),
+    }
+    connection.execute(insert(versions).values(model_id=key, number=number, stored=stored, **columns))
+
+
 def time_to_text(time: datetime) -> str:
     """Return a time as the catalog keeps it: UTC, always with microseconds."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _serving(value: dict[str, Any] | None) -> Serving | None:
+def serving_from_json(value: dict[str, Any] | None) -> Serving | None:
+    """Return what serving takes from a JSON object."""
     if value is None:
         return None
     tuples = {name: tuple(value[name]) for name in ("inputs", "outputs", "classes")}

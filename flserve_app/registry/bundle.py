@@ -1,0 +1,144 @@
+"""Versions in one file that needs nothing else: out of a store, and into another.
+
+A bundle is a tar (`archive_file`) of `manifest.json` (`contents`) and `blobs/<sha256>`, the payloads in the order
+of the manifest. The same versions of a store make the same bytes. Taking one in checks everything first: every
+blob's SHA-256, every payload, every artifact's digest and size. Then the payloads are made durable, and one
+transaction names them. Numbers stay; what is there already with the same content stays as it is, with other
+content it is a conflict, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flserve_app.errors import Conflict, CorruptBlob, StoreError
+from flserve_app.registry.archive_file import MemberReader, write_end, write_member
+from flserve_app.registry.contents import Contents, draft_of, from_json, to_json
+from flserve_app.registry.derive import derive_all
+from flserve_app.registry.insist import insist
+from flserve_app.registry.registry import Registry
+from flserve_app.store import Edge, Version, writing_file
+from flserve_app.store.names import check_name
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What became of a bundle.
+
+    Attributes:
+        model: The model its versions belong to now.
+        added: Numbers of the versions that are new here, or whose content had been collected.
+        present: Numbers of those that were there already.
+    """
+
+    model: str
+    added: tuple[int, ...]
+    present: tuple[int, ...]
+
+
+def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -> Contents:
+    """Write versions of one model to a file, which is replaced if it is there.
+
+    Args:
+        registry: The store they are in.
+        versions: One or more.
+        path: The file; its folder must exist.
+
+    Raises:
+        NotFound: If the content of one was collected.
+        StoreError: If it cannot be written, or none or several models were named.
+    """
+    contents = _contents(registry, sorted(versions, key=lambda version: version.number))
+    with writing_file(path) as file:
+        write_member(file, MANIFEST, to_json(contents))
+        for edge in contents.payloads:
+            write_member(file, _name(edge), registry.blobs.get(edge.blob, max_bytes=edge.nbytes))
+        write_end(file)
+    return contents
+
+
+def import_bundle(registry: Registry, path: Path, *, model: str | None = None) -> Taken:
+    """Take the versions of a bundle into a store.
+
+    Args:
+        registry: The store.
+        path: The bundle.
+        model: Name they shall have here; that in the bundle if left out.
+
+    Raises:
+        Conflict: If a version of that number has other content here.
+        FlserveError: If the bundle is damaged or not as the format says; then nothing was written.
+    """
+    with MemberReader(path) as reader:
+        contents = from_json(reader.first(MANIFEST, MAX_MANIFEST_BYTES))
+        places = {edge.blob: reader.skip(_name(edge), edge.nbytes) for edge in contents.payloads}
+        reader.check_end()
+        if model is not None:
+            check_name("a model's name", model)
+            drafts = {number: replace(draft, model=model) for number, draft in contents.versions.items()}
+            contents = replace(contents, model=model, versions=drafts)
+        present = _present(registry, contents)
+        if len(present) < len(contents.versions):
+            _check(reader, contents, places)
+            insist(lambda: _admit(registry, reader, contents, places))
+    added = tuple(number for number in contents.versions if number not in present)
+    return Taken(model=contents.model, added=added, present=present)
+
+
+def _contents(registry: Registry, versions: list[Version]) -> Contents:
+    if len({version.model for version in versions}) != 1:
+        raise StoreError("a bundle takes one or more versions of one model")
+    numbers = {version.number for version in versions}
+    payloads: dict[str, Edge] = {}
+    for version in versions:
+        for edge in registry.chain(version.digest):
+            payloads.setdefault(edge.target, edge)
+    sizes = registry.catalog.sizes(payloads)
+    drafts = {one.number: draft_of(one, one.parent if one.parent in numbers else None) for one in versions}
+    return Contents(model=versions[0].model, versions=drafts, payloads=tuple(payloads.values()), sizes=sizes)
+
+
+def _present(registry: Registry, contents: Contents) -> tuple[int, ...]:
+    """Return the numbers that are there with their content; raises Conflict if one has other content."""
+    there = {version.number: version for version in registry.versions(contents.model)}
+    for number, draft in contents.versions.items():
+        if number in there and there[number].digest != draft.digest:
+            raise Conflict(
+                f"{contents.model} v{number} is in the store with content {there[number].digest[:12]}, the bundle has "
+                f"{draft.digest[:12]}: import it under another name with --model"
+            )
+    return tuple(number for number in contents.versions if number in there and there[number].collected is None)
+
+
+def _check(reader: MemberReader, contents: Contents, places: Mapping[str, int]) -> None:
+    """Check the content of every payload."""
+    for done in derive_all(contents.payloads, lambda edge: _payload(reader, edge, places)):
+        if done.artifact is None:
+            raise CorruptBlob(f"bundle: payload {done.edge.blob} is damaged: {done.error}") from done.error
+        if done.artifact.nbytes != contents.sizes[done.edge.target]:
+            found = f"{done.artifact.nbytes} bytes, its manifest says {contents.sizes[done.edge.target]}"
+            raise CorruptBlob(f"bundle: artifact {done.edge.target} has {found}")
+
+
+def _admit(registry: Registry, reader: MemberReader, contents: Contents, places: Mapping[str, int]) -> None:
+    for edge in contents.payloads:
+        if not registry.catalog.edges_behind(edge.target):
+            registry.blobs.put(_payload(reader, edge, places))
+    registry.catalog.admit(contents.model, contents.versions, contents.payloads, contents.sizes, now=registry.clock())
+
+
+def _payload(reader: MemberReader, edge: Edge, places: Mapping[str, int]) -> bytes:
+    data = reader.at(places[edge.blob], edge.nbytes)
+    if (found := hashlib.sha256(data).hexdigest()) != edge.blob:
+        raise CorruptBlob(f"its content has SHA-256 {found}")
+    return data
+
+
+def _name(edge: Edge) -> str:
+    return f"blobs/{edge.blob}"
