@@ -19,7 +19,9 @@ from flwr.serverapp import Grid
 from flserve_app.client.records import to_record
 from flserve_app.compose.client_settings import KEY, ClientSettings
 from flserve_app.compose.folder import RunFolder
-from flserve_app.compose.parts import CentralEvaluation, inner_strategy, model_of, open_store, serving_of, task_spec
+from flserve_app.compose.parts import CentralEvaluation, model_of, open_store, serving_of, task_spec
+from flserve_app.compose.privacy import told as told_of_privacy
+from flserve_app.compose.strategies import inner_strategy
 from flserve_app.compose.summary import summarise
 from flserve_app.config import AppConfig, Composed
 from flserve_app.registry import Registry
@@ -131,6 +133,8 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         num_clients=clients,
         wait_seconds=app.wait_seconds,
         observer=note,
+        late=app.strategy.late,
+        staleness=app.strategy.staleness,
     )
     told = {KEY: settings.to_json()}
     strategy.start(
@@ -138,7 +142,7 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         initial_arrays=to_record(evaluation.initial),
         num_rounds=app.num_rounds,
         timeout=app.timeout,
-        train_config=ConfigRecord(dict(told)),
+        train_config=ConfigRecord({**told, **told_of_privacy(app.strategy.dp)}),
         evaluate_config=ConfigRecord(dict(told)),
         evaluate_fn=evaluation,
     )

@@ -1,25 +1,19 @@
 """From a configuration to the parts of a run: the one place that knows every part.
 
-Pure construction: nothing here runs a round. A name that stands for a class is resolved by `match`, so that
-a typo is found by the type checker and never imported from a string.
+Pure construction: nothing here runs a round. The strategy is made in `strategies`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
 from flwr.app import ArrayRecord, MetricRecord
-from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact
-from flserve_app.config import AppConfig, StrategyConfig
-from flserve_app.errors import ConfigError
+from flserve_app.config import AppConfig
 from flserve_app.registry import Registry
 from flserve_app.store import Serving
 from flserve_app.task import HubSource, TaskSpec, task_data
@@ -94,46 +88,6 @@ def serving_of(model: Model, spec: TaskSpec) -> Serving:
         **model.arguments,
     )
     return Serving(**described)
-
-
-def inner_strategy(config: StrategyConfig, num_clients: int) -> Strategy:
-    """Return the strategy that samples and aggregates.
-
-    Raises:
-        ConfigError: If its name or an argument is unknown, or more clients are asked for than there are.
-    """
-    sampled = config.clients_per_round if config.clients_per_round is not None else num_clients
-    for name, count in (("clients_per_round", sampled), ("clients_per_evaluation", config.clients_per_evaluation)):
-        if count > num_clients:
-            raise ConfigError(f"strategy.{name} is {count}, there are {num_clients} clients")
-    sampling: dict[str, Any] = {
-        "fraction_train": sampled / num_clients,
-        "min_train_nodes": sampled,
-        "fraction_evaluate": config.clients_per_evaluation / num_clients,
-        "min_evaluate_nodes": config.clients_per_evaluation,
-        "min_available_nodes": num_clients,
-    }
-    try:
-        match config.name:
-            case "fedavg":
-                with _unwarned():
-                    return FedAvg(**sampling, **config.arguments)
-            case unknown:
-                raise ConfigError(f"strategy {unknown!r} is unknown; known: fedavg")
-    except TypeError as error:
-        raise ConfigError(f"strategy {config.name}: {error}") from error
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Keep Flower from warning that clients do not evaluate, which the configuration says."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def open_store(config: AppConfig, folder: Path) -> Registry:

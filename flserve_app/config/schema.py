@@ -16,6 +16,8 @@ from flserve_app.errors import ConfigError
 
 MAX_ROUNDS = 1_000_000
 ENGINES = ("simulation", "inprocess")
+LATE_RULES = ("drop", "rebase")
+DP_KINDS = ("none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive", "local")
 
 
 @dataclass
@@ -80,8 +82,7 @@ class TrainConfig:
         _positive("train.lr", self.lr)
         if not 0.0 <= self.momentum < 1.0:
             raise ConfigError(f"train.momentum is {self.momentum}, expected a value from 0 to below 1")
-        if not (math.isfinite(self.proximal) and self.proximal >= 0):
-            raise ConfigError(f"train.proximal is {self.proximal}, expected a number of 0 or more")
+        _not_negative("train.proximal", self.proximal)
 
 
 @dataclass
@@ -89,6 +90,50 @@ class CodecConfig:
     """A codec by its name."""
 
     name: str = MISSING
+
+
+@dataclass
+class DpConfig:
+    """Differential privacy, by Flower's wrappers and mods. Its noise is never seeded: such runs do not repeat.
+
+    Attributes:
+        kind: `none`; clipping at the server or the client, to a fixed or an adaptive norm, with noise at the
+            server (`server_fixed`, `server_adaptive`, `client_fixed`, `client_adaptive`); or `local`, clipping
+            and noise at the client.
+        noise_multiplier: Noise in units of the clipping norm; 0 for none.
+        clipping_norm: Largest L2 norm of an update; where it starts, if it is adaptive.
+        target_clipped_quantile: Share of updates that shall be clipped, if adaptive.
+        clip_norm_lr: Learning rate of the norm, if adaptive.
+        clipped_count_stddev: Noise on the count of clipped updates, if adaptive; null for a twentieth of the clients.
+        sensitivity: Of the model, if local.
+        epsilon: Privacy budget a round, if local.
+        delta: Probability that the guarantee fails, if local.
+    """
+
+    kind: str = "none"
+    noise_multiplier: float = 1.0
+    clipping_norm: float = 1.0
+    target_clipped_quantile: float = 0.5
+    clip_norm_lr: float = 0.2
+    clipped_count_stddev: float | None = None
+    sensitivity: float = 1.0
+    epsilon: float = 1.0
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their range."""
+        if self.kind not in DP_KINDS:
+            raise ConfigError(f"strategy.dp.kind is {self.kind!r}, expected one of: {', '.join(DP_KINDS)}")
+        for name in ("clipping_norm", "clip_norm_lr", "epsilon"):
+            _positive(f"strategy.dp.{name}", getattr(self, name))
+        for name in ("noise_multiplier", "sensitivity", "clipped_count_stddev"):
+            _not_negative(f"strategy.dp.{name}", getattr(self, name) or 0.0)
+        if not 0 <= self.target_clipped_quantile <= 1:
+            raise ConfigError(
+                f"strategy.dp.target_clipped_quantile is {self.target_clipped_quantile}, expected a value from 0 to 1"
+            )
+        if not 0 < self.delta < 1:
+            raise ConfigError(f"strategy.dp.delta is {self.delta}, expected a value above 0 and below 1")
 
 
 @dataclass
@@ -100,18 +145,27 @@ class StrategyConfig:
         clients_per_round: Clients that train in a round; null for all.
         clients_per_evaluation: Clients that evaluate each version; 0 for none.
         arguments: Keyword arguments of the strategy itself.
+        dp: Differential privacy around it.
+        late: What becomes of replies that come after their round: `drop` or `rebase`.
+        staleness: Exponent of a rebased reply's weight, (1 + versions it lags) ** -staleness.
     """
 
     name: str = MISSING
     clients_per_round: int | None = None
     clients_per_evaluation: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
+    dp: DpConfig = field(default_factory=DpConfig)
+    late: str = "drop"
+    staleness: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
         if self.clients_per_round is not None:
             _at_least("strategy.clients_per_round", self.clients_per_round, 1)
         _at_least("strategy.clients_per_evaluation", self.clients_per_evaluation, 0)
+        if self.late not in LATE_RULES:
+            raise ConfigError(f"strategy.late is {self.late!r}, expected one of: {', '.join(LATE_RULES)}")
+        _not_negative("strategy.staleness", self.staleness)
 
 
 @dataclass
@@ -173,6 +227,11 @@ class AppConfig:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{name} is {value}, expected at least {least}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name} is {value}, expected a number of 0 or more")
 
 
 def _positive(name: str, value: float) -> None:

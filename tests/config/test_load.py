@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from flserve_app.compose.parts import inner_strategy, model_of, task_spec
+from flserve_app.compose.parts import model_of, task_spec
+from flserve_app.compose.strategies import inner_strategy
 from flserve_app.config import AppConfig, checked, conf_dir, load
 from flserve_app.errors import ConfigError, FlserveError
 
