@@ -13,7 +13,7 @@ from typing import Any, final
 import typer
 from typer.core import TyperGroup
 
-from flserve_app.cli import experiment, history
+from flserve_app.cli import exchange, experiment, history, upkeep
 from flserve_app.errors import FlserveError
 
 
@@ -41,7 +41,10 @@ app = typer.Typer(
 app.command("run", context_settings=experiment.PASS_ON)(experiment.run)
 app.command("log")(history.log)
 app.command("diff")(history.diff)
-app.command("export")(history.export)
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_bundle)
+app.command("verify")(upkeep.verify)
+app.command("gc")(upkeep.gc)
 app.add_typer(experiment.bench_app, name="bench")
 
 

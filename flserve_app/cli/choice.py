@@ -32,6 +32,18 @@ def open_store(path: Path | None) -> Registry:
     return Registry.open(path, create=False)
 
 
+def open_target(path: Path | None) -> Registry:
+    """Open a store to put something in: as `open_store` does, but one that was named is made if it is not there.
+
+    Raises:
+        NotFound: If none was named and there is none.
+        StoreError: If it cannot be opened or made.
+    """
+    if path is None or (path / STORE / MARKER).exists():
+        return open_store(path)
+    return Registry.open(path)
+
+
 def newest_store(outputs: Path) -> Path:
     """Return the store below a folder that was written to last.
 

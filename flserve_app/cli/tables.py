@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 _RIGHT = frozenset({"round", "stored", "accuracy", "loss", "changed", "max", "rms", "bytes", "of full"})
-_FOLDS = frozenset({"tensor", "shape", "labels", "codec"})
+_FOLDS = frozenset({"tensor", "shape", "labels", "codec", "reason", "what", "state"})
 _OPTIONAL = ("created", "parent", "rms", "round")
 _FILE_WIDTH = 200
 _UNBOUNDED = 1 << 20

@@ -1,19 +1,22 @@
 """The catalog's database: opening, format, transactions.
 
 SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
-other processes' locks. Transactions are short. One that writes takes the write lock when it starts: what it
-reads stays true until it commits. A fresh database gets the newest tables at once; alembic is imported only to
-move an older one. A database of a revision that this program does not know is left untouched.
+other processes' locks. Where nothing can be written the catalog is opened to be read. Transactions are short. One
+that writes takes the write lock when it starts: what it reads stays true until it commits. A fresh database gets
+the newest tables at once; alembic is imported only to move an older one. A database of a revision that this
+program does not know is left untouched.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, final
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -33,23 +36,34 @@ class Database:
 
     Args:
         url: SQLAlchemy URL, such as `sqlite:////path/to/catalog.sqlite`.
+        read_only: Write nothing; the catalog must be there and of the newest revision.
 
     Raises:
         StoreError: If it cannot be opened, or was made by a newer flserve.
     """
 
-    def __init__(self, url: str | URL) -> None:
+    def __init__(self, url: str | URL, *, read_only: bool = False) -> None:
         self._engine = _engine(url)
         self._writer = self._engine.execution_options(**{_WRITES: True})
+        self._read_only = read_only
         try:
-            self._bring_to_head()
+            if read_only:
+                self._check_head()
+            else:
+                self._bring_to_head()
         except BaseException:
             self.close()
             raise
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """Open the SQLite database in a file, which is made if it is not there."""
+        """Open the SQLite database in a file, which is made if it is not there.
+
+        Raises:
+            StoreError: If it cannot be opened, or can only be read and was left in the middle of something.
+        """
+        if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            return cls(_read_only(path), read_only=True)
         return cls(URL.create("sqlite", database=str(path)))
 
     @contextmanager
@@ -70,6 +84,8 @@ class Database:
             Conflict: If what it writes contradicts what is there.
             StoreError: If the database cannot do it.
         """
+        if self._read_only:
+            raise StoreError(f"catalog {_place(self._engine)} cannot be written: it or its folder is read-only")
         with _translated(self._writer), self._writer.begin() as connection:
             yield connection
 
@@ -90,6 +106,15 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def _check_head(self) -> None:
+        with self.read() as connection:
+            revision = _revision(connection)
+        if revision != HEAD:
+            raise StoreError(
+                f"the store's catalog has revision {str(revision)[:40]!r}, this flserve reads {HEAD!r}, and the store "
+                "cannot be written to be moved: open it once where it can"
+            )
 
     def _bring_to_head(self) -> None:
         with self.read() as connection:
@@ -118,6 +143,20 @@ def _engine(url: str | URL) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _read_only(path: Path) -> URL:
+    """Return the URL of a database that cannot be written, nor the files SQLite keeps beside it."""
+    log, index = (path.with_name(path.name + ending) for ending in ("-wal", "-shm"))
+    query = {"uri": "true", "mode": "ro"}
+    if not log.exists():
+        query["immutable"] = "1"  # else SQLite wants to make the files beside it
+    elif not index.exists():
+        raise StoreError(
+            f"the store {path.parent} cannot be written, and whoever wrote it last was cut off: open it once where it "
+            f"can be written, so that the changes in {log.name} are taken in"
+        )
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

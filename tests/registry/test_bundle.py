@@ -287,9 +287,7 @@ def test_no_damaged_bundle_is_taken_in(small, target, data):
     way = data.draw(st.sampled_from(["flip", "cut", "drop", "double"]))
     path.write_bytes(
         {
-            "flip": small[:position]
-            + bytes([small[position] ^ data.draw(st.integers(1, 255))])
-            + small[position + 1 :],
+            "flip": small[:position] + bytes([small[position] ^ mask]) + small[position + 1 :],
             "cut": small[:position],
             "drop": small[:position] + small[position + 1 :],
             "double": small[:position] + small[position : position + 512] + small[position:],

@@ -1,0 +1,161 @@
+"""`flserve verify` and `gc`: whether a store is sound, and what may leave it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from flserve_app.cli.choice import choose_model, open_store
+from flserve_app.cli.options import JsonOption, ModelOption, StoreOption, to_json
+from flserve_app.cli.tables import print_table
+from flserve_app.errors import StoreError
+from flserve_app.registry import Collection, Report, Retention
+from flserve_app.registry import collect as collect_store
+from flserve_app.registry import verify as verify_store
+
+
+def verify(
+    store: StoreOption = None,
+    model: ModelOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put back payloads that others can replace.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make every version from its payloads and check every digest; exits with 1 if anything is damaged."""
+    with open_store(store) as registry:
+        name = None if model is None else choose_model(registry, model)
+        report = verify_store(registry, model=name, repair=repair)
+    if as_json:
+        typer.echo(to_json(_report(report)))
+    else:
+        _print_report(report)
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+def gc(
+    store: StoreOption = None,
+    keep: Annotated[int | None, typer.Option(min=0, help="Keep the newest N versions of each model.")] = None,
+    keep_labelled: Annotated[
+        bool, typer.Option("--keep-labelled", help="Keep also what a label of yours ever stood at.")
+    ] = False,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="Collect only what is older than this.")
+    ] = None,
+    forget_clients: Annotated[
+        float, typer.Option(min=0, metavar="DAYS", help="Forget clients unseen for longer than this.")
+    ] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Collect versions that no label, live client or rule keeps, and what crashes left behind.
+
+    Without --keep and --older-than no version goes. With both, a version goes if it is beyond the one and older than
+    the other. What a label stands at now, and what live clients hold, always stays.
+    """
+    retention = Retention(
+        keep=keep,
+        older_than=None if older_than is None else _days(older_than),
+        keep_labelled=keep_labelled,
+        forget_clients=_days(forget_clients),
+    )
+    with open_store(store) as registry:
+        done = collect_store(registry, retention, dry_run=dry_run)
+    if as_json:
+        typer.echo(to_json(_collection(done, dry_run)))
+    else:
+        _print_collection(done, dry_run)
+
+
+def _days(days: float) -> timedelta:
+    try:
+        return timedelta(days=days)
+    except (OverflowError, ValueError) as error:
+        raise StoreError(f"{days} days is no time that can be reckoned with: {error}") from error
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "clean": report.clean,
+        "versions": [
+            {
+                "model": finding.version.model,
+                "version": finding.version.name,
+                "digest": finding.version.digest,
+                "condition": finding.condition,
+                "reason": finding.reason or None,
+            }
+            for finding in report.findings
+        ],
+        "damage": [
+            {
+                "blob": one.blob,
+                "what": one.what,
+                "reason": one.reason,
+                "missing": one.missing,
+                "spare": one.spare,
+                "repaired": one.repaired,
+            }
+            for one in report.damage
+        ],
+        "problems": list(report.problems),
+        "payloads": report.payloads,
+        "payload_bytes": report.nbytes,
+        "orphans": list(report.orphans),
+    }
+
+
+def _print_report(report: Report) -> None:
+    lost = [finding for finding in report.findings if finding.condition == "lost"]
+    if lost:
+        rows = [[one.version.model, one.version.name, one.version.digest[:12], one.reason] for one in lost]
+        print_table("lost", ["model", "version", "digest", "reason"], rows)
+    if report.damage:
+        rows = [[one.blob[:12], one.what, _state_of(one.missing, one.spare, one.repaired)] for one in report.damage]
+        print_table("damaged", ["blob", "what", "state"], rows)
+    for problem in report.problems:
+        typer.echo(f"problem: {problem}")
+    counts = {name: sum(one.condition == name for one in report.findings) for name in ("good", "collected", "lost")}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "good")
+    orphans = f"; {len(report.orphans)} orphan blobs (gc removes them)" if report.orphans else ""
+    verdict = "sound" if report.clean else "DAMAGED"
+    typer.echo(f"{verdict}: versions {said}; {report.payloads} payloads, {report.nbytes:,} bytes read{orphans}")
+
+
+def _state_of(missing: bool, spare: bool, repaired: bool) -> str:
+    found = "missing" if missing else "damaged"
+    if repaired:
+        return f"{found}, put back"
+    return f"{found}, but what it makes can be made another way (--repair)" if spare else found
+
+
+def _collection(done: Collection, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "collected": [
+            {"model": version.model, "version": version.name, "digest": version.digest} for version in done.versions
+        ],
+        "kept": done.kept,
+        "keyframes": done.keyframes,
+        "forgotten_clients": [{"model": model, "identity": identity} for model, identity in done.clients],
+        "blobs": done.blobs,
+        "bytes": done.nbytes,
+        "leftovers": done.leftovers,
+    }
+
+
+def _print_collection(done: Collection, dry_run: bool) -> None:
+    would = "would collect" if dry_run else "collected"
+    by_model: dict[str, list[str]] = {}
+    for version in done.versions:
+        by_model.setdefault(version.model, []).append(version.name)
+    for model, names in by_model.items():
+        shown = " ".join(names) if len(names) <= 8 else f"{' '.join(names[:4])} ... {' '.join(names[-3:])}"
+        typer.echo(f"{model}: {would} {len(names)} version{'' if len(names) == 1 else 's'}: {shown}")
+    if done.clients:
+        typer.echo(f"clients {'to forget' if dry_run else 'forgotten'}: {len(done.clients)}")
+    typer.echo(
+        f"{would} {len(done.versions)}, kept {done.kept} ({done.keyframes} made to stand alone); "
+        f"{done.blobs} blobs, {done.nbytes:,} bytes, {done.leftovers} leftover files"
+    )
