@@ -65,8 +65,10 @@ class VersionedClient(NumPyClient, ABC):
             return references[model]
         if not model and len(references) == 1:
             return next(iter(references.values()))
-        held = ", ".join(sorted(references)) or "none"
-        raise NotFound(f"{self.identity} holds no version of {model or 'a single model'}; held models: {held}")
+        if not references:
+            raise NotFound(f"{self.identity} holds no version yet")
+        asked = f"holds no version of {model!r}" if model else "holds several models: name one"
+        raise NotFound(f"{self.identity} {asked}; held models: {', '.join(sorted(references))}")
 
     @final
     def predict(self, inputs: NDArray, model: str = "") -> NDArray:

@@ -16,8 +16,8 @@ from typing import Any, final
 
 from omegaconf import OmegaConf
 
-from flserve_app.client.files import write_atomically
 from flserve_app.errors import StoreError
+from flserve_app.store import write_file
 from flserve_app.strategy import RoundRow
 
 CONFIG_FILE = "config.yaml"
@@ -66,10 +66,7 @@ class RunFolder:
         self._write(SUMMARY_FILE, json.dumps(dict(summary), indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        try:
-            write_atomically(self.path / name, text.encode())
-        except OSError as error:
-            raise StoreError(f"{self.path / name} cannot be written: {error}") from error
+        write_file(self.path / name, text.encode())
 
 
 def project_outputs() -> Path:

@@ -24,8 +24,10 @@ from flserve_app.compose.privacy import told as told_of_privacy
 from flserve_app.compose.strategies import inner_strategy
 from flserve_app.compose.summary import summarise
 from flserve_app.config import AppConfig, Composed
+from flserve_app.errors import DeliveryError
 from flserve_app.registry import Registry
 from flserve_app.strategy import RoundRow, VersionedStrategy, check_name, count_nodes
+from flserve_app.task import client_data
 
 Observer = Callable[[RoundRow], None]
 
@@ -48,8 +50,9 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
     started = time.perf_counter()
     app = composed.app
     folder = RunFolder(path)
-    folder.write_config(composed.resolved)
     clients = app.num_clients or count_nodes(grid, app.wait_seconds)
+    settled = {**composed.resolved, "num_clients": clients}
+    folder.write_config(settled)
     rows: list[RoundRow] = []
 
     def note(row: RoundRow) -> None:
@@ -60,7 +63,7 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
     with open_store(app, folder.path) as registry:
         check_name(registry, model_name(app), resume=app.resume)
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-        registry.start_run(run, model_name(app), config=composed.resolved)
+        registry.start_run(run, model_name(app), config=settled)
         try:
             _federate(grid, app, registry, clients, run, note)
         except BaseException:
@@ -74,6 +77,10 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
             **_facts(app, folder, run, clients),
         )
     folder.write_summary(summary)
+    if app.num_rounds and rows and not any(row.clients for row in rows[1:]) and summary["failures"]:
+        raise DeliveryError(
+            f"no round trained: {summary['failures']} messages failed and none was answered; see {folder.path}"
+        )
     return summary
 
 
@@ -83,7 +90,9 @@ def check(app: AppConfig, clients: int, folder: Path) -> None:
     Raises:
         FlserveError: As `run_job`.
     """
-    model_of(app).build(task_spec(app, clients))
+    spec = task_spec(app, clients)
+    model_of(app).build(spec)
+    client_data(spec, 0)
     inner_strategy(app.strategy, clients)
     if app.store is not None:
         with open_store(app, folder) as registry:

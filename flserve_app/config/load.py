@@ -8,9 +8,10 @@ Rules:
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,17 @@ from flserve_app.errors import ConfigError
 CONFIG_NAME = "config"
 _LOCK = threading.Lock()
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Config search path", "set_env", "provider=", "See https:")
+# What Hydra says most, in our words: a pattern, and what to say instead.
+_SAID = (
+    (
+        re.compile(r"Key '([^']+)' (?:is )?not in '\w+'"),
+        "the configuration has no key {key!r}; `flserve run --cfg job` shows all",
+    ),
+    (
+        re.compile(r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*)"),
+        "{0} {1!r} is unknown; known: {2}",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +114,19 @@ def checked(config: DictConfig, run_dir: str) -> Composed:
         raise ConfigError(one_sentence(error)) from error
     if not isinstance(app, AppConfig):
         raise ConfigError(f"the config is a {type(app).__name__}, expected the schema of flserve")
+    if extra := _extra_keys(app, ""):
+        raise ConfigError(f"the configuration has no key {extra[0]!r}; `flserve run --cfg job` shows all")
     return Composed(app=app, resolved=resolved, run_dir=run_dir)
+
+
+def _extra_keys(part: Any, path: str) -> list[str]:
+    """Return the keys that Hydra was made to add (`+key=value`) and the schema does not have."""
+    names = {field.name for field in fields(part)}
+    extra = [f"{path}{key}" for key in vars(part) if key not in names]
+    for name in names:
+        if is_dataclass(inner := getattr(part, name)):
+            extra += _extra_keys(inner, f"{path}{name}.")
+    return extra
 
 
 def one_sentence(error: BaseException) -> str:
@@ -113,5 +137,8 @@ def one_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(cause if str(cause).strip() else error).splitlines()]
     key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
     text = " ".join(line for line in lines if line and not line.startswith(_NOISE))
+    for pattern, said in _SAID:
+        if found := pattern.search(text):
+            return said.format(*found.groups(), key=key or found[1])[:500]
     named = f"{key}: {text}" if key and f"'{key}'" not in text else text
     return named[:500] or type(error).__name__

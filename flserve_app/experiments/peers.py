@@ -64,7 +64,7 @@ def _peer(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingExtra(f"{name} is not installed: pip install 'flserve_app[bench]'") from error
+        raise MissingExtra(f"{name} is not installed: pip install 'flserve[bench]'") from error
 
 
 def flat_words(artifact: Artifact, dtype: str) -> Words:

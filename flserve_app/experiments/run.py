@@ -64,10 +64,11 @@ def run(overrides: Sequence[str]) -> None:
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if started:
             raise
-        raise ConfigError(one_sentence(error)) from error  # Hydra's way to refuse some overrides
+        # Hydra's way to refuse some overrides, or a run folder that cannot be made
+        raise ConfigError(one_sentence(error)) from error
     if len(done) > 1:
         _console().print(sweep_table(done))
     if failed:

@@ -65,7 +65,7 @@ class Rounds:
     def aggregated(self, clients: int, metrics: MetricRecord | None) -> None:
         """Note what training gave."""
         self._clients = clients
-        self._metrics.update({f"train_{key}": value for key, value in _numbers(metrics).items()})
+        self._metrics.update({f"train_{key.removeprefix('train_')}": value for key, value in _numbers(metrics).items()})
 
     def evaluated(self, metrics: MetricRecord | None) -> None:
         """Note what the clients measured on the published version."""

@@ -89,10 +89,10 @@ def test_the_held_version_predicts_without_a_server(where):
 
 def test_without_a_version_there_is_no_prediction(where):
     client = Linear(where)
-    with pytest.raises(NotFound, match="partition-2 holds no version of a single model; held models: none"):
+    with pytest.raises(NotFound, match="partition-2 holds no version yet"):
         client.predict(np.zeros((1, 2)))
     client.handle_train(message())
-    with pytest.raises(NotFound, match="partition-2 holds no version of other; held models: m"):
+    with pytest.raises(NotFound, match="partition-2 holds no version of 'other'; held models: m"):
         client.predict(np.zeros((1, 2)), "other")
 
 

@@ -155,7 +155,7 @@ def test_a_query_that_cannot_be_answered_is_an_error_reply():
     none = query(grid, 0, [], {KEY: SETTINGS.to_json()})
     assert "query.predict needs one array of inputs, found 0" in none.error.reason
     empty = query(grid, 0, [np.zeros((1, 4))], {KEY: SETTINGS.to_json()})
-    assert "partition-0 holds no version of a single model" in empty.error.reason
+    assert "partition-0 holds no version yet" in empty.error.reason
     assert DeliveryError.__name__ in none.error.reason
     assert NotFound.__name__ in empty.error.reason
 

@@ -3,11 +3,13 @@ import random
 
 import pytest
 import yaml
+from flwr.clientapp import ClientApp
 
 from flserve_app import client_app
+from flserve_app.client import versioned_mod
 from flserve_app.compose.job import check, run_job
 from flserve_app.config import load
-from flserve_app.errors import CodecError, ConfigError, Conflict, StoreError, TaskError
+from flserve_app.errors import CodecError, ConfigError, Conflict, DeliveryError, StoreError, TaskError
 from flserve_app.registry import Registry
 from tests.compose.jobs import composed, run
 from tests.fleet import FleetGrid
@@ -210,3 +212,11 @@ def test_resuming_with_another_model_is_one_sentence_and_harms_nothing(tmp_path)
         run(tmp_path / "b", shared, "resume=true", "model.arguments.hidden=5", rounds=2)
     rest = run(tmp_path / "c", shared, "resume=true", rounds=1)
     assert rest["final_digest"] == first["final_digest"]
+
+
+def test_a_run_in_which_no_client_ever_trains_is_a_failure_and_keeps_its_folder(tmp_path):
+    silent = FleetGrid(app=ClientApp(mods=[versioned_mod]), size=2)  # no handler is registered
+    with pytest.raises(DeliveryError, match="no round trained: 2 messages failed and none was answered"):
+        run_job(silent, composed(clients=2, rounds=1), tmp_path, lambda row: None)
+    assert json.loads((tmp_path / "summary.json").read_text())["failures"] == 2
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["num_clients"] == 2

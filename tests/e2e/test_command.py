@@ -56,8 +56,8 @@ def test_history_commands_read_what_the_run_left(ran):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "sede=3"], "error: Key 'sede' not in 'AppConfig'"),
-        (["run", "codec=nope"], "error: In 'config': Could not find 'codec/nope'"),
+        (["run", "sede=3"], "error: the configuration has no key 'sede'"),
+        (["run", "codec=nope"], "error: codec 'nope' is unknown; known: full"),
         (["run", "codec=null"], "error: Config group override must be a string or a list"),
         (["run", "num_rounds=-1"], "error: num_rounds is -1, expected at least 0"),
         (["run", "task.partition=odd"], "error: unknown partition scheme 'odd'; known: iid, dirichlet"),

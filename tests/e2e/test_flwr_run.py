@@ -67,6 +67,6 @@ def test_full_delivery_and_flserve_run_end_in_the_same_digest(flower, tmp_path):
 
 def test_a_config_that_cannot_run_says_so_in_one_line(flower):
     out = flower.run("--run-config", 'codec="nope"')
-    assert "flserve: error: In 'config': Could not find 'codec/nope'" in out
+    assert "flserve: error: codec 'nope' is unknown; known: full" in out
     out = flower.run("--federation-config", "num-supernodes=2", "--run-config", 'experiment="tutorial"')
     assert "15 clients are expected, the federation has 2: run with --federation-config 'num-supernodes=15'" in out
