@@ -19,6 +19,7 @@ from flserve_app.store import Edge, Inventory, Remover, Sweeper, Version
 from flserve_app.store.removal import Removal
 
 GRACE = timedelta(hours=1)
+LEFTOVER_GRACE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +45,30 @@ class Collection:
     leftovers: int
 
 
-def collect(registry: Registry, retention: Retention, *, grace: timedelta = GRACE, dry_run: bool = False) -> Collection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Old:
+    """Up to when blobs without a name, and leftovers, are old."""
+
+    blobs: datetime
+    leftovers: datetime
+
+
+def collect(
+    registry: Registry,
+    retention: Retention,
+    *,
+    grace: timedelta = GRACE,
+    leftover_grace: timedelta = LEFTOVER_GRACE,
+    dry_run: bool = False,
+) -> Collection:
     """Remove what a rule lets go from a store.
 
     Args:
         registry: The store.
         retention: The rule.
-        grace: How long blobs without a name and files of crashes are left alone: they may be somebody's work.
+        grace: How long blobs without a name are left alone. Their publisher may still name them: if they go,
+            he notices and puts them again, so any time is safe.
+        leftover_grace: How long unfinished files are left alone; longer than writing one takes.
         dry_run: Only say what would go.
 
     Raises:
@@ -58,17 +76,18 @@ def collect(registry: Registry, retention: Retention, *, grace: timedelta = GRAC
         StoreError: If the store cannot be written.
     """
     now = registry.clock()
+    old = _Old(blobs=now - grace, leftovers=now - leftover_grace)
     if dry_run:
         inventory = registry.catalog.inventory()
         needed = stranded(kept_digests(inventory, retention, now), inventory)
         unmade = [Edge(target=digest, base=None, codec="", blob=f"to {digest}", nbytes=0) for digest in needed]
-        return _outcome(registry, inventory, removal(inventory, retention, now, unmade), now - grace)
+        return _outcome(registry, inventory, removal(inventory, retention, now, unmade), old)
     before, done = insist(lambda: _remove(registry, retention, now))
     registry.archive.forget(done.digests)
     freed = [edge.blob for edge in done.edges] + [before.states[version].blob for version in done.states]
-    outcome = _outcome(registry, before, done, now - grace)
-    Sweeper(registry.database, registry.blobs).sweep([*freed, *registry.blobs.put_before(now - grace)])
-    registry.blobs.tidy(now - grace)
+    outcome = _outcome(registry, before, done, old)
+    Sweeper(registry.database, registry.blobs).sweep([*freed, *registry.blobs.put_before(old.blobs)])
+    registry.blobs.tidy(old.leftovers)
     return outcome
 
 
@@ -85,14 +104,14 @@ def _remove(registry: Registry, retention: Retention, now: datetime) -> tuple[In
     return seen[-1], done
 
 
-def _outcome(registry: Registry, inventory: Inventory, done: Removal, before: datetime) -> Collection:
+def _outcome(registry: Registry, inventory: Inventory, done: Removal, old: _Old) -> Collection:
     """Return what a removal comes to; called before the blobs go."""
     versions = tuple(version for version in inventory.versions if version.digest in done.digests)
     named = {edge.blob for edge in inventory.edges} | {state.blob for state in inventory.states.values()}
     going = {edge.blob for edge in done.edges} | {inventory.states[version].blob for version in done.states}
     going -= {state.blob for version, state in inventory.states.items() if version not in set(done.states)}
     fresh = {edge.blob for edge in done.keyframes}
-    going |= {blob for blob in registry.blobs.put_before(before) if blob not in named and blob not in fresh}
+    going |= {blob for blob in registry.blobs.put_before(old.blobs) if blob not in named and blob not in fresh}
     return Collection(
         versions=versions,
         kept=sum(not version.collected for version in inventory.versions) - len(versions),
@@ -100,7 +119,7 @@ def _outcome(registry: Registry, inventory: Inventory, done: Removal, before: da
         clients=done.clients,
         blobs=len(going),
         nbytes=_nbytes(registry, going),
-        leftovers=len(list(registry.blobs.leftovers(before))),
+        leftovers=len(list(registry.blobs.leftovers(old.leftovers))),
     )
 
 

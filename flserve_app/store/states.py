@@ -63,6 +63,7 @@ class States:
                     f"state of {model!r} v{number} not saved: only the last {KEPT} versions, up to v{newest}, have one"
                 )
             put_state(connection, key, number, state, holds=self._holds)
+            forget_old_states(connection, key)
 
     def get(self, model: str, number: int) -> State | None:
         """Return the state of a version, if it has one."""

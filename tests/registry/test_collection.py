@@ -127,7 +127,10 @@ def test_orphans_and_leftovers_go_when_they_are_old(place, registry, now):
     orphan = DirBlobs(folder).put(b"orphan")
     leftover = folder / orphan[:2] / ".tmp-0123"
     leftover.write_bytes(b"half")
-    assert collect(registry, Retention(), grace=timedelta(days=365 * 200)).blobs == 0
+    assert (
+        collect(registry, Retention(), grace=timedelta(days=36500 * 2), leftover_grace=timedelta(days=36500 * 2)).blobs
+        == 0
+    )
     assert leftover.exists()
     done = collect(registry, Retention())
     assert (done.blobs, done.nbytes, done.leftovers) == (1, 6, 1)

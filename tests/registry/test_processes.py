@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from flserve_app.registry import Registry
+from flserve_app.registry import Registry, Retention, collect, verify
 from tests.registry.samples import drifting, unrelated
 
 PUBLISH = """
@@ -22,7 +23,10 @@ store, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with Registry.open(store) as registry:
     parent = None
     for number, artifact in enumerate(drifting(count, seed=seed)):
-        version = registry.publish("m", artifact, parent=parent, round=number, codec="lossless")
+        state = f"{seed} {number}".encode()
+        version = registry.publish(
+            "m", artifact, parent=parent, round=number, codec="lossless", state=state, state_kind="test"
+        )
         parent = version.number
         print(version.number, version.digest, flush=True)
 """
@@ -48,6 +52,32 @@ def test_processes_publish_on_one_store_and_lose_nothing(place):
         for seed in seeds:
             for artifact in drifting(count, seed=seed):
                 assert registry.load(artifact.digest) == artifact
+
+
+def test_processes_publish_while_another_collects(place):
+    """Everything that is not kept goes at once, young blobs too; nobody notices but in what is kept."""
+    seeds, count = range(2), 10
+    with Registry.open(place / "store") as registry:
+        running = [publisher(place / "store", seed, count) for seed in seeds]
+        turns = 0
+        while any(process.poll() is None for process in running):
+            collect(registry, Retention(keep=2), grace=timedelta(0))
+            turns += 1
+        said = [process.communicate()[0] for process in running]
+        assert [process.returncode for process in running] == [0, 0]
+        assert sum(len(lines.splitlines()) for lines in said) == 20
+        assert turns > 3
+        assert verify(registry).clean
+        kept = [version.number for version in registry.versions("m") if version.collected is None]
+        assert {18, 19} <= set(kept)
+        collect(registry, Retention(keep=2), grace=timedelta(0))
+    with Registry.open(place / "store", create=False) as reopened:
+        versions = reopened.versions("m")
+        made = {artifact.digest: artifact for seed in seeds for artifact in drifting(count, seed=seed)}
+        assert [reopened.load(version) for version in versions[-2:]] == [made[one.digest] for one in versions[-2:]]
+        assert [version.collected is None for version in versions] == [False] * 18 + [True] * 2
+        assert all(reopened.load_state("m", number) for number in (18, 19))
+        assert verify(reopened).orphans == ()
 
 
 def test_threads_share_a_registry(place):
