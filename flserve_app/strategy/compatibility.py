@@ -110,10 +110,9 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
 
 def nested(strategy: object) -> Iterator[Strategy]:
     """Yield a strategy and what it wraps, outermost first."""
-    current: object = strategy
-    while current is not None:
-        yield current  # type: ignore[misc]
-        current = getattr(current, "strategy", None)
+    yield strategy  # type: ignore[misc]
+    while (strategy := getattr(strategy, "strategy", None)) is not None:
+        yield strategy  # type: ignore[misc]
 
 
 def _judged(strategy: Strategy) -> Traits:

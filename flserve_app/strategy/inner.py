@@ -20,7 +20,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flserve_app.artifact import Artifact
-from flserve_app.client.integers import join, split
+from flserve_app.client.integers import is_integer, join, split
+from flserve_app.client.records import to_record
 from flserve_app.strategy.compatibility import check, nested
 from flserve_app.strategy.screening import screen
 from flserve_app.strategy.seeds import drawing
@@ -96,6 +97,10 @@ class Inner:
         if like is not None and (loss := getattr(self._averages, "train_loss_key", None)) is not None:
             numbers.append(loss)
         fine, odd = screen(answered, like, numbers)
+        if like is not None and self.traits.private:
+            same = [reply for reply in fine if _is_unchanged(reply, like)]
+            fine = [reply for reply in fine if not any(reply is each for each in same)]
+            odd += [(reply, "it is the model it was given, which has no norm to clip by") for reply in same]
         for reply, reason in odd:
             self._refused(reply.metadata.src_node_id, reason)
         return fine
@@ -118,6 +123,13 @@ class Inner:
         metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
         weight = metrics.get(self.weighted_by or "", 1.0)
         return float(weight) if isinstance(weight, int | float) else 1.0
+
+
+def _is_unchanged(reply: Message, like: Artifact) -> bool:
+    """Whether a reply's floating tensors are those of the model: Flower's clipping would divide by zero."""
+    given = {name: array for name, array in to_record(like).items() if not is_integer(array)}
+    (trained,) = reply.content.array_records.values()
+    return all(np.array_equal(array.numpy(), trained[name].numpy()) for name, array in given.items())
 
 
 def _with_all(content: RecordDict, arrays: ArrayRecord, floats: list[str]) -> RecordDict:
