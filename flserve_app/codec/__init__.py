@@ -5,7 +5,17 @@ The payload format is specified in `container`; what travels how is decided by `
 
 from flserve_app.codec.codecs import CODECS, Codec
 from flserve_app.codec.decoder import DEFAULT_MAX_BYTES, decode
-from flserve_app.codec.encoder import encode
+from flserve_app.codec.encoder import encode, encode_parts
 from flserve_app.codec.info import PayloadInfo, TensorInfo, inspect
 
-__all__ = ["CODECS", "DEFAULT_MAX_BYTES", "Codec", "PayloadInfo", "TensorInfo", "decode", "encode", "inspect"]
+__all__ = [
+    "CODECS",
+    "DEFAULT_MAX_BYTES",
+    "Codec",
+    "PayloadInfo",
+    "TensorInfo",
+    "decode",
+    "encode",
+    "encode_parts",
+    "inspect",
+]

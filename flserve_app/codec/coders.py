@@ -1,49 +1,48 @@
 """From sorted residuals to bytes: two entropy coders.
 
-Words of one label are alike, those of another are not: so both coders cut the sorted words into runs of whole
-groups (`Order.runs`; unsorted words are one run), each with a distribution of its own, and code a run at a time.
-Parts stand one after another, a varint of its length before each but the last.
+Words of one run (`sorting`; unsorted words are one run) are alike, those of another are not: so both coders give
+each run a distribution of its own. Parts stand one after another, a varint of its length before each but the last.
 
-`planes` (fast): a part is one byte plane of one run of at least `PLANE_RUN` (32,768) words, as it is or squeezed
-(`frames`) if that is shorter; all runs of the lowest byte first, then of the next.
-`bins` (small): a part is one run of at least `PAGE_RUN` (8,192) words by pcodec: the two header bytes, chunk
-meta and page of its wrapped format. Mode and delta encoding are `classic` and `none` (the first byte of the meta
-is 0): others could ask for memory. pcodec takes words of 16 bits and more; single bytes go by `planes`.
+`planes` (fast): a part is one byte plane of one run, as it is or squeezed (`frames`) if that is shorter; for
+each run the plane of the highest bytes first.
+`bins` (small): a part is one run by pcodec: the two header bytes, chunk meta and page of its wrapped format. Mode
+and delta encoding are `classic` and `none` (the first byte of the meta is 0): others could ask for memory.
+pcodec takes words of 16 bits and more; single bytes go by `planes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, final
 
 import numpy as np
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, wrapped
 
-from flserve_app.codec.frames import squeeze, unsqueeze
-from flserve_app.codec.grouping import CHUNK_WORDS, Order
+from flserve_app.codec.frames import compress, unsqueeze
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
-PLANE_RUN = 1 << 15
-PAGE_RUN = 1 << 13
+MOST_WORDS = 1 << 18
+_WORTHWHILE = 31 / 32  # of a plane's size; what saves less is not worth the time to read it
+_PROBE_BYTES = 1 << 11
 _FILE_HEADER_BYTES = 2
 _PCO_TYPES = {2: "u16", 4: "u32", 8: "u64"}
 _CONFIG = ChunkConfig(
     compression_level=8,
     mode_spec=ModeSpec.classic(),
     delta_spec=DeltaSpec.no_op(),
-    paging_spec=PagingSpec.equal_pages_up_to(CHUNK_WORDS),
+    paging_spec=PagingSpec.equal_pages_up_to(MOST_WORDS),
 )
 
 
 class Coder(Protocol):
     """Turns the words of one chunk into bytes and back; a value without state."""
 
-    def pack(self, words: Words, order: Order | None) -> bytes:
-        """Return the body of sorted words (n,), whose labels may guide it."""
+    def pack(self, words: Words, runs: Sequence[slice]) -> bytes:
+        """Return the body of words (n,) that are alike within runs."""
 
-    def unpack(self, body: memoryview, words: Words, order: Order | None) -> None:
+    def unpack(self, body: memoryview, words: Words, runs: Sequence[slice]) -> None:
         """Fill `words` (n,) from a body.
 
         Raises:
@@ -55,50 +54,56 @@ class Coder(Protocol):
 class Planes:
     """Byte planes and zstd."""
 
-    def pack(self, words: Words, order: Order | None) -> bytes:
-        """Return the planes, each run squeezed."""
-        runs = _runs(words, order, PLANE_RUN)
-        planes = np.empty((words.itemsize, words.size), np.uint8)
-        for index, plane in enumerate(planes):
-            np.right_shift(words, 8 * index, out=plane, casting="unsafe")
-        return _joined([squeeze(plane[run].data) for plane in planes for run in runs])
+    def pack(self, words: Words, runs: Sequence[slice]) -> bytes:
+        """Return the planes of all runs."""
+        return _joined([part for run in runs for part in _planes(words[run])])
 
-    def unpack(self, body: memoryview, words: Words, order: Order | None) -> None:
+    def unpack(self, body: memoryview, words: Words, runs: Sequence[slice]) -> None:
         """Fill the words from the planes."""
-        runs = _runs(words, order, PLANE_RUN)
         parts = iter(_split(body, len(runs) * words.itemsize))
         planes = np.empty((words.itemsize, words.size), np.uint8)
-        for plane in planes:
-            for run in runs:
+        for run in runs:
+            for plane in planes:
                 plane[run] = np.frombuffer(unsqueeze(next(parts), run.stop - run.start), np.uint8)
-        words[:] = planes[-1]
-        for plane in planes[-2::-1]:
+        words[:] = planes[0]
+        for plane in planes[1:]:
             words <<= 8
             words |= plane
 
 
 @final
 class Bins:
-    """pcodec, a run of labels at a time."""
+    """pcodec, a run at a time."""
 
-    def pack(self, words: Words, order: Order | None) -> bytes:
+    def pack(self, words: Words, runs: Sequence[slice]) -> bytes:
         """Return the pages of all runs."""
         if words.itemsize not in _PCO_TYPES:
-            return Planes().pack(words, order)
-        return _joined([_page(words[run]) for run in _runs(words, order, PAGE_RUN)])
+            return Planes().pack(words, runs)
+        return _joined([_page(words[run]) for run in runs])
 
-    def unpack(self, body: memoryview, words: Words, order: Order | None) -> None:
+    def unpack(self, body: memoryview, words: Words, runs: Sequence[slice]) -> None:
         """Fill the words from the pages."""
         if words.itemsize not in _PCO_TYPES:
-            Planes().unpack(body, words, order)
+            Planes().unpack(body, words, runs)
             return
-        runs = _runs(words, order, PAGE_RUN)
         for run, page in zip(runs, _split(body, len(runs)), strict=True):
             _fill(words[run], page)
 
 
-def _runs(words: Words, order: Order | None, least: int) -> list[slice]:
-    return [slice(0, words.size)] if order is None else list(order.runs(least))
+def _planes(words: Words) -> Iterator[bytes | memoryview]:
+    """Yield the byte planes of words (n,), the highest first."""
+    hopeless = False
+    for index in reversed(range(words.itemsize)):
+        plane = np.empty(words.size, np.uint8)
+        np.right_shift(words, 8 * index, out=plane, casting="unsafe")
+        # Below noise there is nearly always noise; a glance finds out where there is not.
+        probe = plane.data[:_PROBE_BYTES]
+        if hopeless and len(compress(probe)) > _WORTHWHILE * len(probe):
+            yield plane.data
+            continue
+        frame = compress(plane.data)
+        hopeless = len(frame) > _WORTHWHILE * words.size
+        yield plane.data if hopeless else frame
 
 
 def _joined(parts: Sequence[bytes | memoryview]) -> bytes:

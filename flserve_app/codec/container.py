@@ -24,8 +24,8 @@ those bytes; else the op reads it, and an op that uses a base gives an empty bod
 base's. Ops that use a base take the base's tensor of the same name, dtype and number of words, and `same`
 of the same shape as well. An empty tensor is `raw` or `same`.
 
-Residual ops. Words, `ordered` and zigzag are defined in `words`; labels, sorting and their side bytes in
-`grouping`; byte planes and pcodec pages in `coders`; zstd frames in `frames`.
+Residual ops. Words and residuals are defined in `words`; side bytes in `grouping`; what is sorted how in
+`sorting`; byte planes and pcodec pages in `coders`; zstd frames in `frames`; chunks in `ops`.
 
 A reader trusts nothing. In this order it checks: magic, version, checksum, header; the base's digest; the sizes
 of the structure against the declared size and the caller's bound; that all bodies are in their place and every
@@ -37,15 +37,15 @@ digest stands, which has to come from somewhere trusted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from itertools import chain
 from typing import Final
 
 from flserve_app.artifact import DTYPES_BY_CODE, TensorSpec, check_specs, dtype_named
 from flserve_app.artifact.manifest import MAX_NAME_BYTES, MAX_RANK, MAX_TENSOR_BYTES, MAX_TENSORS
 from flserve_app.codec.ops import NAMES, OPS, SAME
-from flserve_app.codec.wire import CHECKSUM_BYTES, Reader, checksum, varint
+from flserve_app.codec.wire import CHECKSUM_BYTES, Checksum, Reader, checksum, varint
 from flserve_app.errors import ArtifactError, CodecError
 
 MAGIC: Final = b"FLSV"
@@ -110,16 +110,13 @@ class Content:
     bodies: tuple[memoryview, ...]
 
 
-def seal(header: Header, records: Iterable[Sequence[bytes | memoryview]]) -> bytes:
-    """Return a payload of a header and records in parts, which are taken one by one."""
-    payload = BytesIO()
-    payload.write(header.write())
-    for record in records:
-        payload.writelines(record)
-    with payload.getbuffer() as written:
-        tail = checksum(written)
-    payload.write(tail)
-    return payload.getvalue()
+def seal(header: Header, records: Iterable[Sequence[bytes | memoryview]]) -> Iterator[bytes | memoryview]:
+    """Yield a payload of a header and records in parts; records are taken one by one."""
+    running = Checksum()
+    for part in chain([header.write()], chain.from_iterable(records)):
+        running.update(part)
+        yield part
+    yield running.value()
 
 
 def unseal(payload: memoryview) -> Reader:

@@ -1,38 +1,29 @@
 """From artifacts to a payload.
 
-Each tensor takes the layout with the fewest bytes. Tensors up to a chunk try all layouts the codec offers;
-larger ones try them on a sample first and then only what came close. Tensors are begun side by side, then the
-chunks of the large ones are packed over all cores. The same artifacts give the same bytes.
+Each tensor takes the layout with the fewest bytes of those its codec offers. Large tensors are packed over all
+cores, chunk by chunk; small ones side by side. The same artifacts give the same bytes. Parts of a payload are
+made as they are taken: besides them there is in memory the content of one tensor, at most as large as the
+tensor for every layout offered, and a constant a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
+from typing import Any
 
 from flserve_app.artifact import Artifact, TensorSpec, byte_view, dtype_named
 from flserve_app.codec.codecs import Codec, Pair, codec_named
 from flserve_app.codec.container import Header, seal, write_content, write_record
-from flserve_app.codec.grouping import CHUNK_WORDS
 from flserve_app.codec.ops import RAW, SAME, Layout
 from flserve_app.codec.spread import spread
 from flserve_app.codec.words import words_of
 
-_SAMPLE_WORDS = 1 << 14
-_SAMPLES = 4
-_CLOSE = 1.1  # within 10 % of the best on the sample, which tells them apart to a few per cent
+_SMALL_WORDS = 1 << 16  # a tensor that one thread deals with
 
 Parts = Sequence[bytes | memoryview]
-Job = tuple[Layout, Pair, slice]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Draft:
-    """A tensor, and the layouts it is still to be packed in."""
-
-    pair: Pair
-    layouts: Sequence[Layout]
 
 
 def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless") -> bytes:
@@ -42,6 +33,19 @@ def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = 
         target: What the receiver shall hold.
         base: What it holds; None makes a payload that needs nothing, as the codec `full` always does.
         codec: Name of a codec in `CODECS`, or a codec.
+
+    Raises:
+        CodecError: If there is no codec of that name.
+    """
+    payload = BytesIO()
+    payload.writelines(encode_parts(target, base, codec))
+    return payload.getvalue()
+
+
+def encode_parts(
+    target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless"
+) -> Iterator[bytes | memoryview]:
+    """Return the payload that `encode` gives in parts, for a file that need not be in memory as a whole.
 
     Raises:
         CodecError: If there is no codec of that name.
@@ -61,20 +65,51 @@ def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = 
     return seal(header, _records(target, held, chosen))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draft:
+    """A tensor, and the layouts it is to be packed in."""
+
+    pair: Pair
+    layouts: Sequence[Layout]
+
+    def jobs(self) -> Iterator[Callable[[], bytes]]:
+        """Yield what makes each body, layout by layout."""
+        words = self.pair.target.size
+        for layout in self.layouts:
+            for start in range(0, words, layout.chunk_words):
+                span = slice(start, min(start + layout.chunk_words, words))
+                yield lambda layout=layout, span=span: _pack(layout, self.pair, span)  # type: ignore[misc]
+
+
 def _records(target: Artifact, base: Artifact | None, codec: Codec) -> Iterator[Parts]:
     """Yield one record a tensor, in order."""
     same = _unchanged(target, base)
+    drafts: dict[str, _Draft] = {}
 
-    def begin(spec: TensorSpec) -> Parts | _Draft:
+    def draft(spec: TensorSpec) -> _Draft:
+        # Jobs are taken ahead of their results: a draft is made for whichever comes first.
+        if spec.name not in drafts:
+            drafts[spec.name] = _draft(_pair(target, base, spec), codec)
+        return drafts[spec.name]
+
+    def jobs() -> Iterator[Callable[[], bytes | Parts]]:
+        for spec in target.specs.values():
+            if spec.name in same:
+                continue
+            if _is_small(spec):
+                yield lambda spec=spec: _small_record(_pair(target, base, spec), codec)  # type: ignore[misc]
+            else:
+                yield from draft(spec).jobs()
+
+    results: Iterator[Any] = spread(_call, jobs(), target.nbytes)
+    for spec in target.specs.values():
         if spec.name in same:
-            return write_record(SAME, ())
-        return _begin(_pair(target, base, spec), codec)
-
-    begun = list(spread(begin, target.specs.values(), target.nbytes))
-    drafts = [draft for draft in begun if isinstance(draft, _Draft)]
-    jobs = (job for draft in drafts for job in _jobs(draft))
-    bodies = spread(_pack, jobs, sum(draft.pair.target.nbytes for draft in drafts))
-    yield from (_smallest(each, bodies) if isinstance(each, _Draft) else each for each in begun)
+            yield write_record(SAME, ())
+        elif _is_small(spec):
+            yield next(results)
+        else:
+            yield _smallest(draft(spec), results)
+            del drafts[spec.name]
 
 
 def _unchanged(target: Artifact, base: Artifact | None) -> set[str]:
@@ -98,33 +133,20 @@ def _pair(target: Artifact, base: Artifact | None, spec: TensorSpec) -> Pair:
     )
 
 
-def _begin(pair: Pair, codec: Codec) -> Parts | _Draft:
-    """Return the record of a tensor of one chunk, or what is left to do for a larger one."""
-    offers = codec.offers(pair) if pair.target.size else ()
-    if pair.target.size > CHUNK_WORDS:
-        return _Draft(pair, _close(offers, pair))
-    draft = _Draft(pair, offers)
-    return _smallest(draft, map(_pack, _jobs(draft)))
+def _is_small(spec: TensorSpec) -> bool:
+    return spec.size <= _SMALL_WORDS
 
 
-def _close(offers: Sequence[Layout], pair: Pair) -> Sequence[Layout]:
-    """Return the offers that come close to the best of them on a sample."""
-    last = pair.target.size - _SAMPLE_WORDS
-    starts = [last * part // (_SAMPLES - 1) for part in range(_SAMPLES)]
-    samples = [slice(start, start + _SAMPLE_WORDS) for start in starts]
-    sizes = [sum(len(_pack((layout, pair, sample))) for sample in samples) for layout in offers]
-    return [layout for layout, size in zip(offers, sizes, strict=True) if size <= _CLOSE * min(sizes)]
+def _draft(pair: Pair, codec: Codec) -> _Draft:
+    return _Draft(pair, codec.offers(pair) if pair.target.size else ())
 
 
-def _jobs(draft: _Draft) -> Iterator[Job]:
-    words = draft.pair.target.size
-    for layout in draft.layouts:
-        for start in range(0, words, layout.chunk_words):
-            yield layout, draft.pair, slice(start, min(start + layout.chunk_words, words))
+def _small_record(pair: Pair, codec: Codec) -> Parts:
+    draft = _draft(pair, codec)
+    return _smallest(draft, (job() for job in draft.jobs()))
 
 
-def _pack(job: Job) -> bytes:
-    layout, pair, span = job
+def _pack(layout: Layout, pair: Pair, span: slice) -> bytes:
     body = layout.pack(pair.target, pair.base, span)
     raw = pair.target[span]
     return body if len(body) < raw.nbytes else raw.tobytes()
@@ -139,6 +161,10 @@ def _smallest(draft: _Draft, bodies: Iterator[bytes]) -> Parts:
         content = write_content(layout.side, list(islice(bodies, chunks)))
         best = min(best, write_record(layout.op.code, content), key=_size)
     return best
+
+
+def _call(job: Callable[[], bytes | Parts]) -> bytes | Parts:
+    return job()
 
 
 def _size(parts: Parts) -> int:

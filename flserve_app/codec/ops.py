@@ -4,10 +4,13 @@
 |---|---|---|
 | 0 | same | nothing: the base's tensor with this name |
 | 1 | raw | the tensor's bytes |
-| 2 | planes | residuals to zero, byte planes and zstd |
-| 3 | bins | residuals to zero, pcodec |
-| 4 | planes-delta | residuals to the base's words, byte planes and zstd |
-| 5 | bins-delta | residuals to the base's words, pcodec |
+| 2 | planes | residuals to nothing, sorted by place, byte planes and zstd |
+| 3 | bins | residuals to nothing, sorted by label, pcodec |
+| 4 | planes-delta | residuals to the base's words, sorted by place, byte planes and zstd |
+| 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
+
+Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`. A
+chunk has `PLANES_CHUNK` (131,072) or `BINS_CHUNK` (262,144) words, or as many whole rows as fit in them.
 
 Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its
@@ -17,7 +20,7 @@ does so before it encodes (what it rounds to is then the target, for everybody).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, final
@@ -26,8 +29,12 @@ import numpy as np
 
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import Bins, Coder, Planes
-from flserve_app.codec.grouping import Grouping, chunk_words, read_grouping, read_row
+from flserve_app.codec.grouping import MIN_ROW, Grouping, read_grouping, read_row
+from flserve_app.codec.sorting import Labels, Places, Sorter
 from flserve_app.codec.words import Words, residual, restore
+
+PLANES_CHUNK = 1 << 17
+BINS_CHUNK = 1 << 18
 
 
 class Layout(Protocol):
@@ -90,18 +97,26 @@ class ResidualOp:
     Attributes:
         code: Its number in a payload.
         name: Its name in tables.
-        uses_base: Whether residuals are taken to the base's words, or to zero.
+        uses_base: Whether residuals are taken to the base's words, or to nothing.
         coder: What makes bytes of them.
+        sorter: What sorts them first.
+        most_words: Words a chunk; with scales, as many whole rows as fit in them.
     """
 
     code: int
     name: str
     uses_base: bool
     coder: Coder
+    sorter: Callable[[Grouping, DType], Sorter]
+    most_words: int
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
-        return chunk_words(read_row(side))
+        return self.words_of_rows(read_row(side))
+
+    def words_of_rows(self, row: int) -> int:
+        """Return how many words a chunk has whose rows have `row` words."""
+        return self.most_words if row < MIN_ROW else self.most_words // row * row
 
     def open(self, side: memoryview, dtype: DType, words: int) -> Layout:
         """Return the layout of a tensor of so many words."""
@@ -109,17 +124,18 @@ class ResidualOp:
 
     def layout(self, dtype: DType, grouping: Grouping) -> Layout:
         """Return the layout with a grouping."""
-        return Residuals(op=self, dtype=dtype, grouping=grouping)
+        return Residuals(op=self, dtype=dtype, grouping=grouping, sorter=self.sorter(grouping, dtype))
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Residuals:
-    """Layout of the residual ops: difference, group, code."""
+    """Layout of the residual ops: difference, sort, code."""
 
     op: ResidualOp
     dtype: DType
     grouping: Grouping
+    sorter: Sorter
 
     @property
     def side(self) -> bytes:
@@ -129,7 +145,7 @@ class Residuals:
     @property
     def chunk_words(self) -> int:
         """Words a chunk; the last may have fewer."""
-        return chunk_words(self.grouping.row)
+        return self.op.words_of_rows(self.grouping.row)
 
     def pack(self, target: Words, base: Words | None, span: slice) -> bytes:
         """Return the body of the words in the span."""
@@ -138,8 +154,10 @@ class Residuals:
         # The first word alone spares nearly every chunk that did move the pass over all.
         if held is not None and words[0] == 0 and not words.any():
             return b""
-        order = self.grouping.order(span, held, self.dtype)
-        return self.op.coder.pack(words if order is None else words[order.permutation], order)
+        order = self.sorter.order(span, held)
+        if order is None:
+            return self.op.coder.pack(words, [slice(0, words.size)])
+        return self.op.coder.pack(order.sort(words), order.runs)
 
     def unpack(self, body: memoryview, base: Words | None, span: slice, out: Words) -> None:
         """Fill the words of the span."""
@@ -148,23 +166,33 @@ class Residuals:
             out[:] = held
             return
         words = np.empty_like(out)
-        order = self.grouping.order(span, held, self.dtype)
-        self.op.coder.unpack(body, words, order)
-        if order is not None:
-            sorted_words, words = words, np.empty_like(words)
-            words[order.permutation] = sorted_words
+        order = self.sorter.order(span, held)
+        if order is None:
+            self.op.coder.unpack(body, words, [slice(0, words.size)])
+        else:
+            self.op.coder.unpack(body, words, order.runs)
+            words = order.unsort(words)
         restore(words, held, self.dtype, out)
 
     def _held(self, base: Words | None, span: slice) -> Words | None:
         return base[span] if base is not None and self.op.uses_base else None
 
 
+def _planes_op(code: int, name: str, *, uses_base: bool) -> ResidualOp:
+    # Chunks whose passes stay in a core's own cache.
+    return ResidualOp(code=code, name=name, uses_base=uses_base, coder=Planes(), sorter=Places, most_words=PLANES_CHUNK)
+
+
+def _bins_op(code: int, name: str, *, uses_base: bool) -> ResidualOp:
+    return ResidualOp(code=code, name=name, uses_base=uses_base, coder=Bins(), sorter=Labels, most_words=BINS_CHUNK)
+
+
 SAME = 0
 RAW = 1
-PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes())
-BINS = ResidualOp(code=3, name="bins", uses_base=False, coder=Bins())
-PLANES_DELTA = ResidualOp(code=4, name="planes-delta", uses_base=True, coder=Planes())
-BINS_DELTA = ResidualOp(code=5, name="bins-delta", uses_base=True, coder=Bins())
+PLANES = _planes_op(2, "planes", uses_base=False)
+BINS = _bins_op(3, "bins", uses_base=False)
+PLANES_DELTA = _planes_op(4, "planes-delta", uses_base=True)
+BINS_DELTA = _bins_op(5, "bins-delta", uses_base=True)
 
 _ALL: tuple[Op, ...] = (PLANES, BINS, PLANES_DELTA, BINS_DELTA)
 OPS: Mapping[int, Op] = MappingProxyType({op.code: op for op in _ALL})

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flserve_app.artifact import DType
-from flserve_app.codec.grouping import CHUNK_WORDS, MIN_ROW, Grouping
+from flserve_app.codec.grouping import MAX_ROW, MIN_ROW, Grouping
 from flserve_app.codec.words import Words
 
-_SAMPLES = 128
+_SAMPLES = 64
 _LOWEST = -60
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
 _MIN_WORDS_PER_SCALE = 8
@@ -32,7 +32,7 @@ def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int) -
         dtype: What the words are.
         row: Words a row, a divisor of n.
     """
-    if dtype.kind != "float" or not MIN_ROW <= row <= CHUNK_WORDS:
+    if dtype.kind != "float" or not MIN_ROW <= row <= MAX_ROW:
         return None
     rows = target.size // row
     if rows < 2 or target.size < _MIN_WORDS_PER_SCALE * (rows + row):

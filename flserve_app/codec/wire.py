@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import final
 
 from flserve_app.codec.spread import spread
 from flserve_app.errors import CodecError
@@ -31,7 +32,41 @@ def checksum(data: memoryview) -> bytes:
     """Return CRC-32 over the CRC-32s (little-endian) of the 1 MiB slices; detects damage, not malice."""
     slices = [data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES)]
     sums = spread(zlib.crc32, slices, len(data))
-    return zlib.crc32(b"".join(value.to_bytes(4, "little") for value in sums)).to_bytes(4, "little")
+    return _checksum_of(b"".join(value.to_bytes(4, "little") for value in sums))
+
+
+@final
+class Checksum:
+    """The same checksum of data that come in parts."""
+
+    def __init__(self) -> None:
+        self._sums = bytearray()
+        self._slice = 0
+        self._filled = 0
+
+    def update(self, part: bytes | memoryview) -> None:
+        """Take the next part."""
+        left = memoryview(part).cast("B")
+        while left:
+            some, left = left[: SLICE_BYTES - self._filled], left[SLICE_BYTES - self._filled :]
+            self._slice = zlib.crc32(some, self._slice)
+            self._filled += len(some)
+            if self._filled == SLICE_BYTES:
+                self._close()
+
+    def value(self) -> bytes:
+        """Return the checksum of all parts."""
+        if self._filled:
+            self._close()
+        return _checksum_of(bytes(self._sums))
+
+    def _close(self) -> None:
+        self._sums += self._slice.to_bytes(4, "little")
+        self._slice = self._filled = 0
+
+
+def _checksum_of(sums: bytes) -> bytes:
+    return zlib.crc32(sums).to_bytes(4, "little")
 
 
 class Reader:

@@ -1,10 +1,14 @@
-"""Tensors as words, and the difference of two of them.
+"""Tensors as words, and the residual of two of them.
 
 A codec never computes with floats. A tensor is seen as its words: the unsigned integers of its scalars in
-C order (two a complex number). `ordered` maps a float's word to a signed integer that grows as the float
-does, so that neighbouring floats are neighbouring integers across exponents and across zero; integers are
-their own order. A residual is the zigzag of the difference of two ordered words modulo 2**bits: small for
-words that are close, and any bit pattern (NaN payloads, -0.0) comes back.
+C order (two a complex number). A residual is a word that is small where two words are close:
+
+    to a base        zigzag(target - base), as integers of two's complement modulo 2**bits
+    to nothing       of a float: rotate_left(target, 1), the sign below the magnitude; else zigzag(target)
+
+with zigzag(d) = (d << 1) ^ (d >> bits - 1), d signed. Words of one sign grow or shrink with the magnitude of their
+floats, across exponents; where the sign changes the residual is large, in any order of the floats. Any bit
+pattern (NaN payloads, -0.0) comes back.
 """
 
 from __future__ import annotations
@@ -24,48 +28,31 @@ def words_of(array: npt.NDArray[Any], dtype: DType) -> Words:
     return array.reshape(-1).view(dtype.word)
 
 
-def _bits(words: Words) -> int:
-    return words.dtype.itemsize * 8
-
-
-def ordered(words: Words, dtype: DType, out: Words | None = None) -> Words:
-    """Return signed integers in the order of the values; for floats its own inverse.
-
-    Args:
-        words: Words (n,), signed or unsigned.
-        dtype: What the words are.
-        out: Signed integers (n,) to write to, if not to a new array.
-    """
-    signed = words.view(f"<i{words.dtype.itemsize}")
-    if dtype.kind != "float":
-        result: Words = np.positive(signed, out=out)
-        return result
-    # All ones for a negative float: its other bits are turned over, so that larger magnitudes come lower.
-    flip = signed >> (_bits(words) - 1)
-    flip &= (1 << (_bits(words) - 1)) - 1
-    np.bitwise_xor(flip, signed, out=flip if out is None else out)
-    return flip if out is None else out
-
-
 def residual(target: Words, base: Words | None, dtype: DType) -> Words:
-    """Return zigzag(ordered(target) - ordered(base)) as unsigned words (n,); no base stands for zeros."""
-    difference = ordered(target, dtype)
-    if base is not None:
-        difference -= ordered(base, dtype)
-    # In place from here on: a pass over a chunk costs about as much as the memory for its result.
-    sign = difference >> (_bits(target) - 1)
-    difference <<= 1
-    difference ^= sign
-    return difference.view(target.dtype)
+    """Return the residuals of words (n,) to a base's (n,), or to nothing, as unsigned words (n,)."""
+    top = target.dtype.itemsize * 8 - 1
+    if base is None and dtype.kind == "float":
+        words: Words = target << 1
+        words |= target >> top
+        return words
+    difference = (target if base is None else target - base).view(f"<i{target.dtype.itemsize}")
+    words = (difference << 1).view(target.dtype)
+    words ^= (difference >> top).view(target.dtype)
+    return words
 
 
-def restore(zigzag: Words, base: Words | None, dtype: DType, out: Words) -> None:
-    """Fill `out` with the words that `residual` was taken of; overwrites `zigzag`."""
-    sign = zigzag & 1
+def restore(words: Words, base: Words | None, dtype: DType, out: Words) -> None:
+    """Fill `out` with the words that `residual` was taken of; overwrites `words`."""
+    sign = words & 1
+    if base is None and dtype.kind == "float":
+        sign <<= words.dtype.itemsize * 8 - 1
+        np.right_shift(words, 1, out=out)
+        out |= sign
+        return
     np.negative(sign, out=sign)
-    zigzag >>= 1
-    zigzag ^= sign
-    difference = zigzag.view(f"<i{zigzag.dtype.itemsize}")
-    if base is not None:
-        difference += ordered(base, dtype)
-    ordered(difference, dtype, out.view(difference.dtype))
+    words >>= 1
+    words ^= sign
+    if base is None:
+        out[:] = words
+    else:
+        np.add(words, base, out=out)

@@ -20,8 +20,10 @@ def test_rows_and_columns_that_move_more_have_larger_scales():
     rows, columns = RandomState(1).randint(-6, 1, 400), RandomState(2).randint(-6, 1, 300)
     move = RandomState(3).normal(0, 1e-2, base.shape) * 2.0 ** (rows[:, None] + columns)
     of_rows, of_columns = scales_of(base.astype("f4"), (base + move).astype("f4"))
-    assert np.abs(of_rows - of_rows.max() - rows).max() <= 1
-    assert np.abs(of_columns - of_columns.max() - columns).max() <= 1
+    for found, true in ((of_rows, rows), (of_columns, columns)):
+        off = found - true
+        assert np.abs(off - np.median(off)).max() <= 1
+        assert found.max() == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.codec.wire import SLICE_BYTES, Reader, checksum, varint
+from flserve_app.codec.wire import SLICE_BYTES, Checksum, Reader, checksum, varint
 from flserve_app.errors import CodecError
 
 
@@ -36,3 +36,16 @@ def test_checksum_sees_a_flip_in_every_slice():
         seen.add(checksum(memoryview(data)))
         data[position] ^= 1
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("cuts", [[], [0, 1, 1], [SLICE_BYTES - 1, SLICE_BYTES + 1], [2 * SLICE_BYTES], [99, 2_999]])
+def test_checksum_of_parts_is_that_of_the_whole(cuts):
+    data = bytes(range(250)) * 12_000
+    running = Checksum()
+    for low, high in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        running.update(data[low:high])
+    assert running.value() == checksum(memoryview(data))
+
+
+def test_checksum_of_nothing():
+    assert Checksum().value() == checksum(memoryview(b""))

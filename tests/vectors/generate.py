@@ -38,8 +38,8 @@ def build() -> Iterator[tuple[str, Artifact, Artifact | None, str | Codec]]:
     square_base, square = _square()
     for op in (PLANES, BINS):
         yield op.name, square, None, _only(op, lambda pair: Grouping())
-    for op in (PLANES_DELTA, BINS_DELTA):
-        yield op.name, square, square_base, _only(op, lambda pair: Grouping(row=1))
+    yield PLANES_DELTA.name, square, square_base, _only(PLANES_DELTA, lambda pair: Grouping())
+    yield BINS_DELTA.name, square, square_base, _only(BINS_DELTA, lambda pair: Grouping(row=1))
     for op in (PLANES_DELTA, BINS_DELTA):
         yield f"{op.name}-scaled", square, square_base, _only(op, _scaled)
 
