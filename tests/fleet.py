@@ -71,6 +71,7 @@ class FleetGrid(Grid):
         log: Every message that was sent and every reply that was given.
         first_id: What the node ids are derived from: another one puts the nodes in another order.
         timeouts: What each exchange was given to wait, in seconds.
+        delay: How many further exchanges the reply to a message is held back; it can be pulled then.
     """
 
     app: ClientApp | Callable[[int], ClientApp]
@@ -84,11 +85,13 @@ class FleetGrid(Grid):
     run_id: int = 7
     first_id: int = 104729
     reply_order: Callable[[list[Message]], list[Message]] = lambda replies: replies[::-1]
+    delay: Callable[[Message], int] = lambda message: 0
 
     def __post_init__(self) -> None:
         set_identity()
         self._ids = itertools.count(1)
-        self._pending: dict[str, Message] = {}
+        self._pending: dict[str, tuple[int, Message]] = {}
+        self._exchanges = 0
         self.contexts = {self.node_id(number): self._context(number) for number in range(self.size)}
         self.hidden: set[int] = set()
 
@@ -131,15 +134,17 @@ class FleetGrid(Grid):
             message.metadata.__dict__["_message_id"] = name
             reply = self._serve(message)
             if reply is not None:
-                self._pending[name] = reply
+                self._pending[name] = (self._exchanges + self.delay(message), reply)
             names.append(name)
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._pending.pop(name) for name in message_ids if name in self._pending]
+        ready = [name for name in message_ids if name in self._pending and self._pending[name][0] <= self._exchanges]
+        return [self._pending.pop(name)[1] for name in ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         self.timeouts.append(timeout)
+        self._exchanges += 1
         return self.reply_order(list(self.pull_messages(self.push_messages(messages))))
 
     def _serve(self, message: Message) -> Message | None:

@@ -117,7 +117,7 @@ def test_tree_ensembles_are_refused(tmp_path, kind):
 
 
 def test_secure_aggregation_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="SecAggPlusWorkflow cannot be combined .* masks what a client sends"):
+    with pytest.raises(ConfigError, match=r"SecAggPlusWorkflow cannot be combined .* masks what a client sends"):
         VersionedStrategy(SecAggPlusWorkflow(num_shares=3, reconstruction_threshold=2), store=tmp_path)
 
 

@@ -1,0 +1,147 @@
+"""One odd reply costs that reply: the round, and the others, are as if it had not come."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord
+from flwr.serverapp.strategy import FedMedian, QFedAvg
+
+from tests.apps import numpy_app, small_arrays
+from tests.fleet import FleetGrid
+from tests.strategy.runs import fedavg, federate
+
+
+def arrays(change):
+    """Return a fault that changes the arrays of a plain reply."""
+
+    def fault(message):
+        tensors = {name: array.numpy() for name, array in message.content["arrays"].items()}
+        message.content["arrays"] = ArrayRecord({name: Array(value) for name, value in change(tensors).items()})
+
+    return fault
+
+
+def metrics(**changed):
+    def fault(message):
+        found = {**message.content["metrics"], **changed}
+        message.content["metrics"] = MetricRecord({key: value for key, value in found.items() if value is not None})
+
+    return fault
+
+
+def malformed(message):
+    array = message.content["arrays"]["fc.bias"]
+    array.__dict__["data"] = b"\x93NUMPY nonsense"
+
+
+ODD = {
+    "other keys": (arrays(lambda found: {f"x.{name}": value for name, value in found.items()}), "lacks tensor"),
+    "a key less": (arrays(lambda found: {name: found[name] for name in list(found)[1:]}), "lacks tensor 'fc.weight'"),
+    "a key more": (arrays(lambda found: {**found, "more": np.zeros(2)}), "other names than most"),
+    "another shape": (arrays(lambda found: {**found, "fc.bias": np.zeros(3, np.float32)}), r"has shape (3,)"),
+    "a NaN counter": (
+        arrays(lambda found: {**found, "bn.num_batches_tracked": np.asarray(np.nan)}),
+        "not finite or out of the range of int64",
+    ),
+    "a huge counter": (
+        arrays(lambda found: {**found, "bn.num_batches_tracked": np.asarray(1e300)}),
+        "not finite or out of the range of int64",
+    ),
+    "text": (arrays(lambda found: {**found, "fc.bias": np.asarray(["a"] * 24)}), "is <U1, expected float32"),
+    "no stream": (malformed, "not a well-formed .npy stream"),
+    "two records": (lambda message: message.content.update({"second": small_arrays()}), "2 ArrayRecords"),
+    "no metrics": (lambda message: message.content.pop("metrics"), "0 MetricRecords"),
+    "no weight": (metrics(**{"num-examples": None}), "'num-examples' is None"),
+    "a NaN weight": (metrics(**{"num-examples": float("nan")}), "'num-examples' is nan"),
+    "a negative weight": (metrics(**{"num-examples": -1}), "'num-examples' is -1"),
+    "a list for a weight": (metrics(**{"num-examples": [1, 2]}), "'num-examples' is [1, 2]"),
+    "another metric": (metrics(extra=1.0), "other names than most"),
+    "a list for a number": (metrics(loss=[1.0, 2.0]), "other names than most"),
+}
+
+
+def fleet(fault, size=4):
+    def odd(message):
+        ours = message.has_content() and message.metadata.src_node_id == grid.node_id(1)
+        if ours and "arrays" in message.content:
+            fault(message)
+        return message
+
+    grid = FleetGrid(app=numpy_app(mods=()), size=size, up=[odd])
+    return grid
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """A run in which the odd client's replies are lost."""
+    grid = FleetGrid(app=numpy_app(mods=()), size=4)
+    grid.up.append(lambda message: None if message.metadata.src_node_id == grid.node_id(1) else message)
+    return federate(tmp_path_factory.mktemp("without") / "s", grid=grid, rounds=2)
+
+
+@pytest.mark.parametrize(("fault", "reason"), ODD.values(), ids=ODD)
+def test_an_odd_reply_costs_that_reply(tmp_path, caplog, without, fault, reason):
+    run = federate(tmp_path / "s", grid=fleet(fault), rounds=2)
+    assert [row.digest for row in run.rows] == [row.digest for row in without.rows]
+    assert [row.failures for row in run.rows] == [0, 1, 1]
+    said = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    assert len(said) == 2
+    assert reason in said[0]
+    assert "\n" not in said[0]
+
+
+def test_the_most_common_form_wins_whoever_comes_first(tmp_path):
+    """The first client is the odd one."""
+    grid = FleetGrid(app=numpy_app(mods=()), size=4)
+
+    def odd(message):
+        if message.has_content() and message.metadata.src_node_id == grid.node_id(0) and "arrays" in message.content:
+            metrics(extra=1.0)(message)
+        return message
+
+    grid.up.append(odd)
+    assert federate(tmp_path / "s", grid=grid, rounds=1).rows[1].clients == 3
+
+
+@pytest.mark.parametrize("kind", [None, FedMedian])
+def test_tensors_in_another_order_are_put_right(tmp_path, kind):
+    def inner():
+        return fedavg(4) if kind is None else kind(fraction_evaluate=0.0, min_train_nodes=4)
+
+    turned = arrays(lambda found: dict(reversed(found.items())))
+    run = federate(tmp_path / "a", grid=fleet(turned), inner=inner(), rounds=2)
+    assert run.digest == federate(tmp_path / "b", grid=fleet(lambda _: None), inner=inner(), rounds=2).digest
+    assert run.total("failures") == 0
+
+
+def test_no_examples_at_all_is_no_aggregate(tmp_path):
+    grid = fleet(lambda _: None)
+    grid.up = [lambda message: empty(message)]
+
+    def empty(message):
+        if message.has_content() and "metrics" in message.content:
+            message.content["metrics"]["num-examples"] = 0
+        return message
+
+    run = federate(tmp_path / "s", grid=grid, rounds=1)
+    assert (run.rows[1].clients, run.rows[1].version) == (0, 0)
+
+
+def test_a_loss_that_the_strategy_needs_is_looked_at(tmp_path):
+    inner = QFedAvg(0.1, train_loss_key="loss", fraction_evaluate=0.0, min_train_nodes=4)
+    run = federate(tmp_path / "s", grid=fleet(metrics(loss=float("nan"))), inner=inner, rounds=1)
+    assert run.rows[1].clients == 3
+
+
+def test_an_odd_evaluation_is_left_out_too(tmp_path):
+    grid = FleetGrid(app=numpy_app(mods=()), size=4)
+
+    def odd(message):
+        ours = message.has_content() and message.metadata.src_node_id == grid.node_id(2)
+        if ours and "total" in message.content.get("metrics", {}):
+            metrics(total=None)(message)
+        return message
+
+    grid.up.append(odd)
+    run = federate(tmp_path / "s", grid=grid, inner=fedavg(4, 4, 4), rounds=1)
+    assert "client_total" in run.rows[1].metrics
+    assert run.rows[1].failures == 1
