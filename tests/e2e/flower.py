@@ -98,6 +98,21 @@ class Flower:
     def __exit__(self, *_: object) -> None:
         for name in reversed(list(self.processes)):
             self.stop(name)
+        for process in self.processes_of(""):
+            os.kill(process, signal.SIGKILL)
+
+    def processes_of(self, word: str) -> list[int]:
+        """Return the ids of this deployment's processes whose command line has a word."""
+        mark, found = f"FLWR_HOME={self.home}\0".encode(), []
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit() and mark in (folder / "environ").read_bytes() + b"\0":
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if word in command and int(folder.name) != os.getpid():
+                        found.append(int(folder.name))
+            except (ProcessLookupError, FileNotFoundError, PermissionError):
+                continue
+        return found
 
     @property
     def env(self) -> dict[str, str]:
