@@ -95,13 +95,15 @@ def inner_strategy(config: StrategyConfig, num_clients: int) -> Strategy:
     for name, count in (("clients_per_round", sampled), ("clients_per_evaluation", config.clients_per_evaluation)):
         if count > num_clients:
             raise ConfigError(f"strategy.{name} is {count}, there are {num_clients} clients")
-    _check_arguments(config.name, config.arguments, sampled)
+    needed = _check_arguments(config.name, config.arguments, sampled)
+    if config.clients_per_round is not None or config.dp.kind not in ("none", "local"):
+        needed = sampled  # noise for privacy is measured out for as many
     sampling: dict[str, Any] = {
         "fraction_train": sampled / num_clients,
-        "min_train_nodes": sampled,
+        "min_train_nodes": needed,
         "fraction_evaluate": config.clients_per_evaluation / num_clients,
         "min_evaluate_nodes": config.clients_per_evaluation,
-        "min_available_nodes": num_clients,
+        "min_available_nodes": needed,
     }
     try:
         with _unwarned():
@@ -112,7 +114,8 @@ def inner_strategy(config: StrategyConfig, num_clients: int) -> Strategy:
     return strategy
 
 
-def _check_arguments(name: str, arguments: Mapping[str, object], sampled: int) -> None:
+def _check_arguments(name: str, arguments: Mapping[str, object], sampled: int) -> int:
+    """Return how many clients a strategy needs in a round, at least, with these arguments."""
     known = ARGUMENTS.get(name)
     if known is None:
         raise ConfigError(f"strategy {name!r} is unknown; known: {', '.join(ARGUMENTS)}")
@@ -127,6 +130,7 @@ def _check_arguments(name: str, arguments: Mapping[str, object], sampled: int) -
         raise ConfigError(
             f"strategy {name} needs {needed} clients a round for {malicious} malicious ones, there are {sampled}"
         )
+    return needed
 
 
 def _private(dp: DpConfig, strategy: Strategy, sampled: int) -> Strategy:

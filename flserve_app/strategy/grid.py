@@ -51,6 +51,10 @@ class VersionedGrid(Grid):
         late: Rule for late replies: `drop` or `rebase`.
         staleness: Exponent of a late reply's weight.
         hello_seconds: The longest that greetings may take.
+        patience: How long the strategy may wait for more nodes before it sends; None for ever, as Flower does.
+
+    Raises:
+        DeliveryError: From `get_node_ids`, if it is asked again and again for longer than `patience`.
     """
 
     def __init__(
@@ -63,11 +67,14 @@ class VersionedGrid(Grid):
         late: str = "drop",
         staleness: float = 0.5,
         hello_seconds: float = HELLO_SECONDS,
+        patience: float | None = None,
     ) -> None:
         self._grid = grid
         self._publisher = publisher
         self._ledger = ledger
         self._uplink = uplink
+        self._patience = patience
+        self._asked_since: float | None = None
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._intake = Intake(publisher, ledger)
         self._roster = Roster(publisher.model, uplink, ledger, self._wait)
@@ -117,6 +124,7 @@ class VersionedGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return all node ids, met ones and new ones, in the order of the clients' identities."""
         node_ids = self.connected()
+        self._check_patience(len(node_ids))
         self.meet(node_ids)
         return self.fleet.order(node_ids)
 
@@ -140,6 +148,7 @@ class VersionedGrid(Grid):
             timeout: Seconds for the whole exchange, resends included; None to wait for all.
         """
         outgoing = list(messages)
+        self._asked_since = None
         deadline = None if timeout is None else time.monotonic() + timeout
         nodes = dict.fromkeys(message.metadata.dst_node_id for message in outgoing)
         self.meet(nodes, HELLO_SECONDS if timeout is None else timeout)
@@ -153,6 +162,17 @@ class VersionedGrid(Grid):
             replies = self._wait(batch, left)
             waiting = self._take_in(batch, sent, replies, arrived)
         return self._ordered(arrived)
+
+    def _check_patience(self, nodes: int) -> None:
+        """Flower's strategies ask for the nodes until there are enough: nodes that left for good end a run."""
+        now = time.monotonic()
+        if self._asked_since is None:
+            self._asked_since = now
+        if self._patience is not None and now - self._asked_since > self._patience:
+            raise DeliveryError(
+                f"round {self.server_round} needs more than the {nodes} clients that are connected: "
+                f"none came within {self._patience:.0f} s"
+            )
 
     def _parcel(self, message: Message) -> Parcel:
         parcel = open_message(message)

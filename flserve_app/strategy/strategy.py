@@ -59,7 +59,7 @@ class VersionedStrategy(Strategy):
         serving: What serving a version takes, recorded with each version.
         resume: Go on from the last version of a model name that exists.
         num_clients: Clients to wait for before the first round; None for all that the nodes know of.
-        wait_seconds: How long to wait for them.
+        wait_seconds: How long to wait for them, and in any round for as many as the inner strategy needs.
         observer: Called with every finished round's row.
         late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
         staleness: Exponent of a rebased reply's weight, `num-examples * (1 + lag in versions) ** -staleness`.
@@ -145,7 +145,7 @@ class VersionedStrategy(Strategy):
 
         Raises:
             Conflict: If the model name exists and the run is not to resume.
-            DeliveryError: If fewer clients than expected connect.
+            DeliveryError: If fewer clients than expected connect, or than a round needs stay.
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
         self._offset = 0 if latest is None else latest.round
@@ -159,6 +159,7 @@ class VersionedStrategy(Strategy):
             late=self._late,
             staleness=self._staleness,
             hello_seconds=timeout,
+            patience=self._wait_seconds,
         )
         self._grid = versioned
         self._rounds.begin(versioned, self._offset)

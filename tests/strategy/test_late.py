@@ -123,7 +123,7 @@ def test_a_late_refusal_or_error_or_odd_reply_is_dropped(tmp_path, caplog):
 
 
 def test_the_rule_is_checked_before_anything_starts(tmp_path):
-    with pytest.raises(ConfigError, match="late replies cannot be rebased under FedMedian: .*; use late=drop"):
+    with pytest.raises(ConfigError, match=r"late replies cannot be rebased under FedMedian: .*; use late=drop"):
         federate(tmp_path / "s", inner=FedMedian(), late="rebase")
     with pytest.raises(ConfigError, match="staleness is -1, expected a number of 0 or more"):
         federate(tmp_path / "s", staleness=-1)
