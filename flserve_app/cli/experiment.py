@@ -32,11 +32,23 @@ def bench_codec(
     rounds: Annotated[int, typer.Option(min=1, help="Federated rounds that come before the measured one.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 42,
     repeats: Annotated[int, typer.Option(min=1, help="Timings; medians are shown.")] = 5,
+    task: Annotated[str, typer.Option(help="Images to train on: digits, or mnist5k (extra: mnist).")] = "digits",
 ) -> None:
     """Compare codecs on consecutive FedAvg checkpoints of a CNN, with peers (extra: bench)."""
     from flserve_app.experiments import bench_codec as bench
 
-    bench.show(bench.run(rounds=rounds, seed=seed, repeats=repeats))
+    bench.show(bench.run(rounds=rounds, seed=seed, repeats=repeats, task=task))
+
+
+@bench_app.command("big")
+def bench_big(
+    gigabytes: Annotated[float, typer.Option(min=0.01, help="Size of the model, 2**30 bytes.")] = 1.0,
+    cap: Annotated[float, typer.Option(help="Gigabytes the process may take for its data.")] = 12.0,
+) -> None:
+    """Take a large model through codec, store and a federated round, under a cap on memory."""
+    from flserve_app.experiments import bench_big as bench
+
+    bench.show(bench.run(gigabytes=gigabytes, cap_gigabytes=cap), gigabytes=gigabytes, cap_gigabytes=cap)
 
 
 @bench_app.command("round")

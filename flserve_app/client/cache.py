@@ -18,10 +18,10 @@ from typing import final
 from filelock import FileLock, Timeout
 
 from flserve_app.artifact import Artifact
-from flserve_app.client.files import write_atomically
+from flserve_app.client.files import mapped, write_atomically
 from flserve_app.client.reference import Reference, parse_reference
 from flserve_app.client.verified import verified_artifacts
-from flserve_app.codec import decode, encode
+from flserve_app.codec import decode, encode_parts
 from flserve_app.errors import FlserveError, StoreError
 
 LOCK_SECONDS = 60.0
@@ -57,7 +57,7 @@ class CacheDirectory:
         if known is not None:
             return known
         try:
-            artifact = decode(payload.read_bytes())
+            artifact = decode(mapped(payload))
         except OSError:
             return None
         except FlserveError:
@@ -96,7 +96,7 @@ class CacheDirectory:
     def _keep(self, digest: str, artifact: Artifact) -> None:
         payload = self._payload(digest)
         if not payload.exists():
-            write_atomically(payload, encode(artifact, codec="full"))
+            write_atomically(payload, encode_parts(artifact, codec="full"))
             verified_artifacts().put(payload, artifact)
         mark = payload.parent / "by" / self._client
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -24,8 +26,8 @@ def make_private(path: Path) -> None:
         raise PermissionError(f"{path} is a link, belongs to somebody else or may be written to by others")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` through a temporary file beside it and a rename.
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write `data`, whole or in parts, to `path` through a temporary file beside it and a rename.
 
     The content is not forced to disk: what a client keeps is checked by digest when it is read and fetched
     again if it was lost.
@@ -37,8 +39,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines((data,) if isinstance(data, bytes) else data)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def mapped(path: Path) -> memoryview:
+    """Return a file's bytes as they are on disk, without reading them into memory; for files replaced as a whole.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        # Unmapped with the last view of it: an error's traceback may keep one for a while.
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

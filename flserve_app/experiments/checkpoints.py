@@ -1,7 +1,8 @@
 """Two consecutive checkpoints of a late federated round, to measure codecs on.
 
-Plain FedAvg in one process: 10 clients with Dirichlet(0.5) shares of the real digits images, 5 a round, 2 local
-epochs, SGD 0.05, batch 32; a CNN of 1.3 M parameters. A pure function of its arguments on one machine.
+Plain FedAvg in one process: 10 clients with Dirichlet(0.5) shares of real images, 5 a round, 2 local epochs, SGD
+0.05, batch 32; a CNN of 1.3 M parameters on the digits, of 1.7 M on MNIST. A pure function of its arguments on
+one machine.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.bfloat16 import narrow
+from flserve_app.errors import TaskError
 from flserve_app.task import TaskSpec, client_data, stream, task_data
 from flserve_app.task.models import build_model
 from flserve_app.task.state import load_into, to_artifact
@@ -23,7 +26,7 @@ from flserve_app.task.train import train
 
 _CLIENTS = 10
 _PER_ROUND = 5
-_WIDTH = 64
+WIDTHS = MappingProxyType({"digits": 64, "mnist5k": 32})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +44,23 @@ class Checkpoints:
     target: Artifact
 
 
-def federated_checkpoints(*, rounds: int, seed: int) -> Checkpoints:
-    """Return the global models (float32) after `rounds` rounds and after one more."""
-    spec = TaskSpec(name="digits", seed=seed, num_clients=_CLIENTS, scheme="dirichlet", alpha=0.5)
-    task = task_data(spec)
-    module = build_model("cnn", input_shape=task.input_shape, classes=len(task.classes), seed=seed, width=_WIDTH)
+def federated_checkpoints(*, rounds: int, seed: int, task: str = "digits") -> Checkpoints:
+    """Return the global models (float32) after `rounds` rounds and after one more.
+
+    Args:
+        rounds: Federated rounds before the last.
+        seed: Of the data, the initial weights and the training.
+        task: Name of the images, in `WIDTHS`.
+
+    Raises:
+        TaskError: If they are others.
+        MissingExtra: If the package that ships them is not installed.
+    """
+    if task not in WIDTHS:
+        raise TaskError(f"no checkpoints of task {task!r}; there are: {', '.join(WIDTHS)}")
+    spec = TaskSpec(name=task, seed=seed, num_clients=_CLIENTS, scheme="dirichlet", alpha=0.5)
+    data = task_data(spec)
+    module = build_model("cnn", input_shape=data.input_shape, classes=len(data.classes), seed=seed, width=WIDTHS[task])
     base = target = to_artifact(module)
     with _one_thread():
         for number in range(rounds + 1):

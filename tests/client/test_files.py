@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from flserve_app.client.files import make_private, write_atomically
+from flserve_app.client.files import make_private, mapped, write_atomically
 
 
 def test_the_content_is_replaced_and_folders_are_made(tmp_path):
@@ -11,6 +11,20 @@ def test_the_content_is_replaced_and_folders_are_made(tmp_path):
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
     assert os.listdir(path.parent) == ["file"]
+
+
+def test_content_may_come_in_parts_and_is_mapped_as_it_is(tmp_path):
+    write_atomically(tmp_path / "file", iter([b"one", memoryview(b"two"), b""]))
+    assert bytes(mapped(tmp_path / "file")) == b"onetwo"
+    write_atomically(tmp_path / "empty", iter(()))
+    assert bytes(mapped(tmp_path / "empty")) == b""
+
+
+def test_mapped_content_stays_when_its_file_is_replaced(tmp_path):
+    write_atomically(tmp_path / "file", b"old" * 5000)
+    seen = mapped(tmp_path / "file")
+    write_atomically(tmp_path / "file", b"new")
+    assert bytes(seen) == b"old" * 5000
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

@@ -7,7 +7,7 @@ from numpy.random import RandomState
 from rich.console import Console
 
 from flserve_app.artifact import Artifact
-from flserve_app.errors import FlserveError, MissingExtra
+from flserve_app.errors import FlserveError, MissingExtra, TaskError
 from flserve_app.experiments.bench_codec import Row, measure, run, table
 from flserve_app.experiments.checkpoints import Checkpoints, as_bfloat16, federated_checkpoints
 from flserve_app.experiments.peers import Contender, contenders
@@ -46,7 +46,7 @@ def test_missing_peer_is_named_before_anything_is_trained(pair, monkeypatch, pac
     monkeypatch.setitem(sys.modules, package, None)
     other = {"blosc2": "zipnn", "zipnn": "blosc2"}[package]
     pytest.importorskip(other)
-    with pytest.raises(MissingExtra, match=rf"{package} is not installed: pip install 'flserve_app\[bench\]'"):
+    with pytest.raises(MissingExtra, match=rf"{package} is not installed: pip install 'flserve\[bench\]'"):
         run(rounds=10_000, seed=0, repeats=1)
     with pytest.raises(MissingExtra):
         contenders(pair)
@@ -60,8 +60,22 @@ def test_checkpoints_are_a_round_apart():
     assert 0 < np.abs(moved).max() < 1
 
 
+def test_unknown_task_is_refused_before_it_is_loaded():
+    with pytest.raises(TaskError, match="'synthetic'; there are: digits, mnist5k"):
+        federated_checkpoints(rounds=0, seed=1, task="synthetic")
+
+
 def test_table_has_a_line_for_each_row():
-    row = Row(dtype="float32", name="mine", nbytes=123, fraction=0.5, encode_mb_s=1234.5, decode_mb_s=9.9)
-    console = Console(width=100, record=True, file=StringIO())
+    row = Row(
+        dtype="float32",
+        name="mine",
+        nbytes=123,
+        fraction=0.5,
+        encode_mb_s=1234.5,
+        decode_mb_s=9.9,
+        encode_cpu=1.5,
+        decode_cpu=2,
+    )
+    console = Console(width=120, record=True, file=StringIO())
     console.print(table([row, row]))
     assert console.export_text().count("mine") == 2
