@@ -47,13 +47,13 @@ class Archive:
 
         Args:
             artifact: The content.
-            base: Digest of a kept artifact that it probably resembles, or None.
+            base: Digest of an artifact that it probably resembles, or None. If that cannot be made (any more), this
+                one stands alone.
 
         Returns:
             The edge that the catalog has to add; None if it leads to this artifact already.
 
         Raises:
-            NotFound: If the base is not kept.
             StoreError: If the blob store cannot keep the payload.
         """
         if self._catalog.edges_behind(artifact.digest):
@@ -126,12 +126,21 @@ class Archive:
         return apply(edge, self._blobs.get(edge.blob, max_bytes=edge.nbytes), base)
 
     def _encode(self, artifact: Artifact, base: str | None) -> tuple[bytes, str | None]:
-        chain = () if base is None else self.chain(base)
-        if base is None or keyframe_is_due(chain, self._keyframe_every):
+        chain, source = ((), None) if base is None else self._source(base)
+        if source is None:
             return encode(artifact, None, self._codec), None
-        delta = encode(artifact, self.load(base), self._codec)
+        delta = encode(artifact, source, self._codec)
         if delta_is_too_big(len(delta), chain):
             keyframe = encode(artifact, None, self._codec)
             if len(keyframe) <= len(delta):
                 return keyframe, None
         return delta, base
+
+    def _source(self, base: str) -> tuple[tuple[Edge, ...], Artifact | None]:
+        """Return the chain to a base, and the base unless a keyframe is due or it cannot be made."""
+        try:
+            chain = self.chain(base)
+            return chain, None if keyframe_is_due(chain, self._keyframe_every) else self.load(base)
+        except FlserveError:
+            # Damaged, or collected a moment ago: what is new must not be lost with what is old.
+            return (), None

@@ -72,7 +72,7 @@ def derive_all(edges: Iterable[Edge], read: Callable[[Edge], bytes]) -> Iterator
         del done
     for base_digest, steps in leaving.items():
         for edge in steps:
-            yield Derived(edge=edge, error=NotFound(f"payload {edge.blob}: its base {base_digest} cannot be made"))
+            yield Derived(edge=edge, error=NotFound(f"it needs {str(base_digest)[:12]}, which cannot be made"))
 
 
 def _derived(edge: Edge, read: Callable[[Edge], bytes], base: Artifact | None) -> Derived:

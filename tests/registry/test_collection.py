@@ -210,3 +210,31 @@ def test_the_blob_of_a_publisher_is_swept_before_it_is_named(place, registry):
         made = other.publish("m", unrelated(3), round=1, codec="lossless")
     with Registry.open(place / "store") as reopened:
         assert reopened.load(made) == unrelated(3)
+
+
+def test_a_parent_that_is_collected_while_it_is_looked_at_costs_nothing(place, registry):
+    artifacts = drifting(4)
+    publish(registry, artifacts[:3])
+    with Registry.open(place / "store") as other:
+        keep = other.archive.keep
+
+        def wait_and_keep(artifact, base):
+            collect(registry, Retention(keep=1))
+            return keep(artifact, base)
+
+        other.archive.keep = wait_and_keep
+        made = other.publish("m", artifacts[3], parent=1, round=3, codec="lossless")
+    with Registry.open(place / "store") as reopened:
+        assert reopened.load(made) == artifacts[3]
+
+
+def test_a_damaged_parent_does_not_stop_the_next_version(place, registry):
+    artifacts = drifting(3)
+    versions = publish(registry, artifacts[:2])
+    blob = registry.chain(versions[1].digest)[1].blob
+    (place / "store" / "blobs" / blob[:2] / blob).write_bytes(b"damaged")
+    with Registry.open(place / "store") as other:
+        made = other.publish("m", artifacts[2], parent=1, round=2, codec="lossless")
+    with Registry.open(place / "store") as reopened:
+        assert reopened.load(made) == artifacts[2]
+        assert len(reopened.chain(made.digest)) == 1

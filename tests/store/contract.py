@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,16 @@ class BlobStoreContract(ABC):
             digests = set(pool.map(lambda _: blobs.put(data), range(40)))
         assert list(blobs) == list(digests)
         assert blobs.get(digests.pop()) == data
+
+    def test_blobs_are_told_by_the_time_they_were_put(self, blobs):
+        digest = blobs.put(b"content")
+        now = datetime.now(UTC)
+        assert list(blobs.put_before(now + timedelta(seconds=1))) == [digest]
+        assert list(blobs.put_before(now - timedelta(minutes=1))) == []
+
+    def test_there_is_nothing_to_tidy(self, blobs):
+        digest = blobs.put(b"content")
+        later = datetime.now(UTC) + timedelta(seconds=1)
+        assert list(blobs.leftovers(later)) == []
+        blobs.tidy(later)
+        assert list(blobs) == [digest]
