@@ -4,7 +4,8 @@ History is a chain of deltas with a full keyframe at intervals; loading walks it
 Publishing encodes first, makes the payload durable, and then commits version, payload and the label `latest`
 in one transaction: a crash leaves the old state or the new one, and at most a blob that nothing names. The
 same content published again is a new version without new bytes. The delivery codec of a version is recorded,
-not used: history is always lossless.
+not used: history is always lossless. Work on a store as a whole has modules of its own: `verify`, `collection`,
+`bundle`.
 """
 
 from __future__ import annotations
