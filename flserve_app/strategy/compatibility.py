@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
@@ -108,11 +109,11 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
     return traits
 
 
-def nested(strategy: object) -> Iterator[Strategy]:
+def nested(strategy: Any) -> Iterator[Strategy]:
     """Yield a strategy and what it wraps, outermost first."""
-    yield strategy  # type: ignore[misc]
+    yield strategy
     while (strategy := getattr(strategy, "strategy", None)) is not None:
-        yield strategy  # type: ignore[misc]
+        yield strategy
 
 
 def _judged(strategy: Strategy) -> Traits:

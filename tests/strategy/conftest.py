@@ -3,10 +3,9 @@ import gc
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(autouse=True)
 def _little_to_collect():
     """Flower collects garbage for every array of QFedAvg and Bulyan: what is there before need not be looked at."""
-    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()

@@ -91,6 +91,12 @@ def test_a_greeting_takes_no_longer_than_the_phase(grid, versioned, publisher, t
     assert grid.timeouts[0] == greeting
 
 
+def test_asking_for_the_nodes_takes_no_longer_than_a_phase_either(grid, publisher, ledger):
+    versioned = VersionedGrid(grid, publisher, ledger, "lossless", hello_seconds=7.0)
+    list(versioned.get_node_ids())
+    assert grid.timeouts == [7.0]
+
+
 def test_a_message_keeps_its_type_group_and_lifetime_even_when_sent_again(grid, versioned, publisher):
     sent = []
 

@@ -16,7 +16,7 @@ from tests.strategy.killed import POINTS, ROUND, store_of
 from tests.strategy.matrix import CLIENTS, made
 from tests.strategy.runs import federate
 
-ROUNDS = 6
+ROUNDS = 4
 
 
 @pytest.fixture(scope="module")

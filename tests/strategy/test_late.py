@@ -1,5 +1,7 @@
 """Replies that come after their round: dropped or rebased, counted, and said in one line each."""
 
+import threading
+
 import numpy as np
 import pytest
 from flwr.app import Message
@@ -8,6 +10,7 @@ from flwr.serverapp.strategy import FedMedian
 from flserve_app.client.records import to_record
 from flserve_app.client.wire import RECORD
 from flserve_app.errors import ConfigError
+from flserve_app.experiments.inprocess import InProcessGrid
 from flserve_app.strategy.late import ROUNDS
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.staleness import rebase, staleness_weight
@@ -142,3 +145,27 @@ def test_nothing_is_asked_for_where_nothing_is_owed(tmp_path):
     run = federate(tmp_path / "s", grid=grid, rounds=3)
     assert grid.asked == len(grid.timeouts)
     assert run.total("failures") == 0
+
+
+def test_late_replies_of_the_in_process_engine_are_rebased(tmp_path):
+    """A real timeout: one client works on until the next round has begun."""
+    goes_on = threading.Event()
+
+    def busy(message, context, server_round):
+        if (server_round, context.node_config["partition-id"]) == (1, 0):
+            goes_on.wait(20)
+
+    with InProcessGrid(numpy_app(on_train=busy), 3) as grid:
+        grid.size = 3
+        run = federate(
+            tmp_path / "s",
+            grid=grid,
+            rounds=3,
+            timeout=1.0,
+            late="rebase",
+            on_row=lambda row: row.round == 1 and goes_on.set(),
+        )
+    assert run.rows[1].clients < 3
+    assert run.total("late") == 3 - run.rows[1].clients
+    assert run.total("clients") == 9
+    assert run.total("dropped_late") == 0

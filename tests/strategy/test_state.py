@@ -35,30 +35,30 @@ def run(path, strategy, rounds, name="FedAvg", **options):
     ("name", "inside"),
     [
         *((name, "FedAvg") for name in SETTINGS),
-        *((name, inside) for name in WRAPPERS for inside in ("FedAvg", "FedAdam")),
+        *((name, "FedAvg" if "Fixed" in name else "FedAdam") for name in WRAPPERS),
     ],
 )
-def test_three_rounds_and_three_more_are_six_bit_for_bit(tmp_path, name, inside):
-    whole = run(tmp_path / "whole", made(name, inside=inside), 6, name)
-    run(tmp_path / "parts", made(name, inside=inside), 3, name).registry.close()
-    rest = run(tmp_path / "parts", made(name, inside=inside), 6, name, resume=True)
-    assert [row.round for row in rest.rows] == [3, 4, 5, 6]
-    assert [row.digest for row in rest.rows] == [row.digest for row in whole.rows[3:]]
+def test_two_rounds_and_two_more_are_four_bit_for_bit(tmp_path, name, inside):
+    whole = run(tmp_path / "whole", made(name, inside=inside), 4, name)
+    run(tmp_path / "parts", made(name, inside=inside), 2, name).registry.close()
+    rest = run(tmp_path / "parts", made(name, inside=inside), 4, name, resume=True)
+    assert [row.round for row in rest.rows] == [2, 3, 4]
+    assert [row.digest for row in rest.rows] == [row.digest for row in whole.rows[2:]]
 
 
 @pytest.mark.parametrize("name", STATEFUL)
 def test_without_its_state_a_strategy_would_go_another_way(tmp_path, name):
     """The test above can fail: the state matters."""
     clip = {"clip": 0.4} if name in WRAPPERS else {}
-    whole = run(tmp_path / "whole", made(name, **clip), 6, name)
-    first = run(tmp_path / "parts", made(name, **clip), 3, name)
-    kind, data = first.registry.load_state("model", 3)
+    whole = run(tmp_path / "whole", made(name, **clip), 4, name)
+    first = run(tmp_path / "parts", made(name, **clip), 2, name)
+    kind, data = first.registry.load_state("model", 2)
     fresh = save(made(name, **clip))
     assert kind == KIND
     assert data != fresh[1]
-    first.registry.save_state("model", 3, fresh[1], kind)
+    first.registry.save_state("model", 2, fresh[1], kind)
     first.registry.close()
-    rest = run(tmp_path / "parts", made(name, **clip), 6, name, resume=True)
+    rest = run(tmp_path / "parts", made(name, **clip), 4, name, resume=True)
     assert rest.digest != whole.digest
 
 
