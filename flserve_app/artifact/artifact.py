@@ -7,10 +7,10 @@ No IO happens here, and no arithmetic on floats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 
@@ -49,6 +49,19 @@ class Artifact(Mapping[str, NDArray]):
         check_specs(specs)
         self._specs = MappingProxyType({spec.name: spec for spec in specs})
         self._arrays = arrays
+
+    @classmethod
+    def hashed(cls, tensors: Mapping[str, Any], digests: Sequence[str], *, dtypes: Mapping[str, str]) -> Self:
+        """Return an artifact whose tensors' digests its maker computed while it made them.
+
+        Args:
+            tensors: Arrays that nobody can write to, in the layout an artifact keeps.
+            digests: Their tree digests in order; they are not computed again.
+            dtypes: As of the class.
+        """
+        artifact = cls(tensors, dtypes=dtypes)
+        artifact.__dict__["manifest"] = Manifest(tuple(artifact.specs.values()), tuple(digests))
+        return artifact
 
     def __getitem__(self, name: str) -> NDArray:
         """Return the read-only array with this name, in its storage dtype."""

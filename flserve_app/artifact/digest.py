@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from typing import final
 
 CHUNK_BYTES = 1 << 20
 _PARALLEL_FROM_BYTES = 4 * CHUNK_BYTES
@@ -31,6 +32,43 @@ def _chunk_digest(chunk: memoryview) -> bytes:
     return hashlib.sha256(chunk).digest()
 
 
+def is_worth_spreading(nbytes: int) -> bool:
+    """Whether so many bytes are hashed faster by several threads."""
+    return nbytes >= _PARALLEL_FROM_BYTES
+
+
+@final
+class GrowingDigest:
+    """The tree digest of a buffer that is filled from front to back; hashes while the rest is filled.
+
+    Args:
+        buffer: Contiguous bytes (format `B`).
+        spread: Whether to hash on other threads.
+    """
+
+    def __init__(self, buffer: memoryview, *, spread: bool) -> None:
+        self._buffer = buffer
+        self._spread = spread
+        self._begun = 0
+        self._leaves: list[Future[bytes] | bytes] = []
+
+    def filled(self, size: int) -> None:
+        """Take note that the first `size` bytes are filled and will not change."""
+        while self._begun < size and (size >= self._begun + CHUNK_BYTES or size == len(self._buffer)):
+            chunk = self._buffer[self._begun : self._begun + CHUNK_BYTES]
+            later = _pool(os.getpid()).submit(_chunk_digest, chunk) if self._spread else None
+            self._leaves.append(_chunk_digest(chunk) if later is None else later)
+            self._begun += len(chunk)
+
+    def value(self) -> str:
+        """Return the digest of the whole buffer in hex; it has to be filled."""
+        self.filled(len(self._buffer))
+        root = hashlib.sha256()
+        for leaf in self._leaves:
+            root.update(leaf if isinstance(leaf, bytes) else leaf.result())
+        return root.hexdigest()
+
+
 def tree_digests(buffers: Sequence[memoryview]) -> list[str]:
     """Return the tree digest of each buffer.
 
@@ -40,7 +78,7 @@ def tree_digests(buffers: Sequence[memoryview]) -> list[str]:
     Returns:
         One hex SHA-256 a buffer, in the same order.
     """
-    spread = sum(len(buffer) for buffer in buffers) >= _PARALLEL_FROM_BYTES
+    spread = is_worth_spreading(sum(len(buffer) for buffer in buffers))
     chunks = [chunk for buffer in buffers for chunk in _chunks(buffer)]
     leaves = iter(_pool(os.getpid()).map(_chunk_digest, chunks) if spread else map(_chunk_digest, chunks))
     digests = []

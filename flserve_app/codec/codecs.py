@@ -1,7 +1,7 @@
 """The codecs: policies that say in which layouts a tensor may travel.
 
 A codec offers layouts and the encoder takes the one that gives the fewest bytes, or `same` or `raw`. For all but
-tiny tensors the codecs here offer one, which they chose on a sample. A codec
+small tensors the codecs here offer one, which they choose on a sample. A codec
 says nothing about how a payload is read: any release that knows the ops can read it. `full` offers nothing
 and is what plain Flower sends. `lossless` is fast, `lossless-small` spends time on size; both give back every
 bit. A new codec is one more entry in `CODECS`, with a number of its own for the payload's header.
@@ -24,7 +24,11 @@ from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 _TINY_WORDS = 1 << 13  # a tensor so small that nobody waits for it
+_SMALL_WORDS = 1 << 16
 _SAMPLES = 4
+_SCALE_SAMPLES = 128
+_FEW_SCALE_SAMPLES = 32
+_CLEAR = 0.7
 _SAMPLE_WORDS = 1 << 11
 
 
@@ -78,7 +82,7 @@ def _nothing(pair: Pair) -> Sequence[Layout]:
 
 
 def _fast(pair: Pair) -> Sequence[Layout]:
-    if pair.target.size >= _TINY_WORDS:
+    if pair.target.size > _SAMPLE_WORDS:
         return _best(pair, PLANES_DELTA, PLANES)
     sides = [*_sides(pair, BINS_DELTA, BINS), *_sides(pair, PLANES_DELTA, PLANES)]
     return [op.layout(pair.dtype, next(_groupings(pair, op, base))) for op, base in sides]
@@ -92,7 +96,10 @@ def _small(pair: Pair) -> Sequence[Layout]:
 
 
 def _best(pair: Pair, delta: ResidualOp, full: ResidualOp) -> list[Layout]:
-    """Return one layout, with a base or without: what makes less of a sample, whose words stay unsorted."""
+    """Return the layout, with a base or without, that makes less of a sample, whose words stay unsorted.
+
+    Where it is not clear, a small tensor gets both.
+    """
     sides = list(_sides(pair, delta, full))
     sample = _sample(pair)
     span = slice(0, sample.target.size)
@@ -100,11 +107,17 @@ def _best(pair: Pair, delta: ResidualOp, full: ResidualOp) -> list[Layout]:
     def size(side: tuple[ResidualOp, Words | None]) -> int:
         return len(side[0].layout(pair.dtype, Grouping()).pack(sample.target, sample.base, span))
 
-    op, base = min(sides, key=size) if len(sides) > 1 else sides[0]
-    return [op.layout(pair.dtype, next(_groupings(pair, op, base)))]
+    # Trained floats never get so small without a base: there is nothing to compare.
+    if len(sides) == 1 or size(sides[0]) < _CLEAR * sample.target.nbytes:
+        sides = sides[:1]
+    elif pair.target.size > _SMALL_WORDS:
+        sides = [min(sides, key=size)]
+    return [op.layout(pair.dtype, next(_groupings(pair, op, base))) for op, base in sides]
 
 
 def _sample(pair: Pair) -> Pair:
+    if pair.target.size <= _SAMPLES * _SAMPLE_WORDS:
+        return pair
     last = pair.target.size - _SAMPLE_WORDS
     starts = [last * part // (_SAMPLES - 1) for part in range(_SAMPLES)]
 
@@ -122,7 +135,8 @@ def _sides(pair: Pair, delta: ResidualOp, full: ResidualOp) -> Iterator[tuple[Re
 
 def _groupings(pair: Pair, op: ResidualOp, base: Words | None) -> Iterator[Grouping]:
     """Yield groupings from the most to the least elaborate."""
-    scaled = scaled_grouping(pair.target, base, pair.dtype, pair.row)
+    samples = _SCALE_SAMPLES if op.sorter is Labels else _FEW_SCALE_SAMPLES
+    scaled = scaled_grouping(pair.target, base, pair.dtype, pair.row, samples)
     if scaled is not None:
         yield scaled
     # Without scales only labels sort, and only by the base's exponents.

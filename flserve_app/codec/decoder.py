@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from flserve_app.artifact import Artifact, DType, TensorSpec, dtype_named
+from flserve_app.artifact import Artifact, DType, TensorSpec, byte_view, dtype_named
 from flserve_app.artifact.artifact import NDArray
+from flserve_app.artifact.digest import GrowingDigest, is_worth_spreading
 from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
 from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
 from flserve_app.codec.spread import spread
@@ -16,6 +17,7 @@ from flserve_app.codec.words import Words, words_of
 from flserve_app.errors import CodecError, DigestMismatch, WrongBase
 
 DEFAULT_MAX_BYTES = 8 << 30
+_RAW_WORDS = 1 << 18  # copied in pieces, so that hashing follows closely
 
 
 def decode(
@@ -40,8 +42,7 @@ def decode(
     records = read_records(reader, len(specs))
     # All plans before any array: what a payload claims is allocated only if its bodies are there.
     plans = [_plan(record, spec, held) for record, spec in zip(records, specs, strict=True)]
-    arrays = _fill(plans)
-    artifact = Artifact(arrays, dtypes={spec.name: spec.dtype for spec in specs})
+    artifact = _fill(plans, held)
     if artifact.digest != header.target:
         raise DigestMismatch(f"decoded artifact has digest {artifact.digest}, expected {header.target}")
     return artifact
@@ -59,13 +60,15 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """One chunk to be unpacked."""
+    """One chunk to be unpacked: the words of a span, which end at byte `stop` of the tensor."""
 
     layout: Layout | None
     body: memoryview
     base: Words | None
     span: slice
     out: Words
+    stop: int
+    digest: GrowingDigest
 
 
 def _held(header: Header, base: Artifact | None) -> Artifact | None:
@@ -116,17 +119,26 @@ def _held_tensor(record: Record, spec: TensorSpec, base: Artifact | None) -> NDA
     return base[spec.name]
 
 
-def _fill(plans: Sequence[_Plan]) -> Mapping[str, NDArray]:
-    """Allocate and unpack all tensors; what is the same is the base's own array."""
-    kept = {plan.spec.name: plan.base for plan in plans if plan.record.op == SAME and plan.base is not None}
-    arrays = {plan.spec.name: kept[plan.spec.name] if plan.spec.name in kept else _empty(plan.spec) for plan in plans}
-    changed = [plan for plan in plans if plan.spec.name not in kept]
-    jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name]))
-    for _ in spread(_unpack, jobs, sum(plan.spec.nbytes for plan in changed)):
-        pass
+def _fill(plans: Sequence[_Plan], base: Artifact | None) -> Artifact:
+    """Allocate and unpack all tensors, and hash them meanwhile; what is the same is the base's own array."""
+    arrays: dict[str, NDArray] = {}
+    digests: dict[str, GrowingDigest] = {}
+    changed = [plan for plan in plans if plan.record.op != SAME]
+    nbytes = sum(plan.spec.nbytes for plan in changed)
+    for plan in plans:
+        name = plan.spec.name
+        arrays[name] = _empty(plan.spec) if plan.record.op != SAME or plan.base is None else plan.base
+    for plan in changed:
+        digests[plan.spec.name] = GrowingDigest(byte_view(arrays[plan.spec.name]), spread=is_worth_spreading(nbytes))
+    jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name], digests[plan.spec.name]))
+    # Unpacking needs the interpreter now and then, hashing does not: the two fill each other's gaps.
+    for job in spread(_unpack, jobs, nbytes):
+        job.digest.filled(job.stop)
     for array in arrays.values():
         array.flags.writeable = False
-    return arrays
+    known = {} if base is None else dict(zip(base, base.manifest.digests, strict=True))
+    found = [digests[name].value() if name in digests else known[name] for name in arrays]
+    return Artifact.hashed(arrays, found, dtypes={plan.spec.name: plan.spec.dtype for plan in plans})
 
 
 def _empty(spec: TensorSpec) -> NDArray:
@@ -136,11 +148,11 @@ def _empty(spec: TensorSpec) -> NDArray:
         raise CodecError(f"tensor {spec.name!r}: {spec.dtype} {spec.shape} cannot be allocated: {error}") from error
 
 
-def _jobs(plan: _Plan, array: NDArray) -> Iterator[_Job]:
+def _jobs(plan: _Plan, array: NDArray, digest: GrowingDigest) -> Iterator[_Job]:
     dtype: DType = dtype_named(plan.spec.dtype)
     words = words_of(array, dtype)
     if plan.content is None:
-        yield _Job(None, plan.record.content, None, slice(0, words.size), words)
+        yield from _raw_jobs(plan.record.content, words, digest)
         return
     op = OPS[plan.record.op]
     layout = op.open(plan.content.side, dtype, words.size)
@@ -148,11 +160,19 @@ def _jobs(plan: _Plan, array: NDArray) -> Iterator[_Job]:
     size = layout.chunk_words
     for index, body in enumerate(plan.content.bodies):
         span = slice(index * size, min((index + 1) * size, words.size))
-        yield _Job(layout, body, base, span, words[span])
+        yield _Job(layout, body, base, span, words[span], span.stop * words.itemsize, digest)
 
 
-def _unpack(job: _Job) -> None:
+def _raw_jobs(content: memoryview, words: Words, digest: GrowingDigest) -> Iterator[_Job]:
+    for start in range(0, words.size, _RAW_WORDS):
+        span = slice(start, min(start + _RAW_WORDS, words.size))
+        body = content[span.start * words.itemsize : span.stop * words.itemsize]
+        yield _Job(None, body, None, span, words[span], span.stop * words.itemsize, digest)
+
+
+def _unpack(job: _Job) -> _Job:
     if job.layout is None or len(job.body) == job.out.nbytes:
         job.out.view(np.uint8)[:] = np.frombuffer(job.body, np.uint8)
     else:
         job.layout.unpack(job.body, job.base, job.span, job.out)
+    return job

@@ -17,13 +17,12 @@ from flserve_app.artifact import DType
 from flserve_app.codec.grouping import MAX_ROW, MIN_ROW, Grouping
 from flserve_app.codec.words import Words
 
-_SAMPLES = 64
 _LOWEST = -60
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
 _MIN_WORDS_PER_SCALE = 8
 
 
-def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int) -> Grouping | None:
+def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int, samples: int) -> Grouping | None:
     """Return a grouping with scales of rows of this many words; None where scales would not pay.
 
     Args:
@@ -31,22 +30,23 @@ def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int) -
         base: Words (n,) of the base's tensor, if there is one.
         dtype: What the words are.
         row: Words a row, a divisor of n.
+        samples: Of how many values a scale is the mean, about; fewer are faster.
     """
     if dtype.kind != "float" or not MIN_ROW <= row <= MAX_ROW:
         return None
     rows = target.size // row
     if rows < 2 or target.size < _MIN_WORDS_PER_SCALE * (rows + row):
         return None
-    across, down = _stride(row), _stride(rows)
+    across, down = _stride(row, samples), _stride(rows, samples)
     with np.errstate(all="ignore"):
         of_rows = _scales(_moves(target, base, dtype, row, (slice(None), slice(None, None, across))), axis=1)
         of_columns = _scales(_moves(target, base, dtype, row, (slice(None, None, down), slice(None))), axis=0)
     return Grouping(row=row, scales=of_rows + of_columns)
 
 
-def _stride(length: int) -> int:
+def _stride(length: int, samples: int) -> int:
     # Coprime, so as not to fall in step with a kernel or a head.
-    stride = max(1, length // _SAMPLES)
+    stride = max(1, length // samples)
     while gcd(stride, length) > 1:
         stride += 1
     return stride

@@ -10,7 +10,7 @@ FLOAT = DTYPES["float32"]
 
 
 def scales_of(base, target):
-    grouping = scaled_grouping(words_of(target, FLOAT), words_of(base, FLOAT), FLOAT, base.shape[1])
+    grouping = scaled_grouping(words_of(target, FLOAT), words_of(base, FLOAT), FLOAT, base.shape[1], 128)
     scales = np.frombuffer(grouping.scales, np.int8).astype(int)
     return scales[: len(base)], scales[len(base) :]
 
@@ -47,4 +47,4 @@ def test_tensor_that_does_not_move_has_scales_of_zero():
 def test_no_scales_where_they_would_not_pay(dtype, shape):
     array = np.ones(shape, dtype)
     words = words_of(array, DTYPES[dtype])
-    assert scaled_grouping(words, words, DTYPES[dtype], shape[1]) is None
+    assert scaled_grouping(words, words, DTYPES[dtype], shape[1], 128) is None
