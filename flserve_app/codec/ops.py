@@ -10,7 +10,7 @@
 | 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
 
 Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`. A
-chunk has `PLANES_CHUNK` (131,072) or `BINS_CHUNK` (262,144) words, or as many whole rows as fit in them.
+chunk has `CHUNK_WORDS` (262,144) words or, with scales, as many whole rows as fit in them.
 
 Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its
@@ -33,8 +33,7 @@ from flserve_app.codec.grouping import MIN_ROW, Grouping, read_grouping, read_ro
 from flserve_app.codec.sorting import Labels, Places, Sorter
 from flserve_app.codec.words import Words, residual, restore
 
-PLANES_CHUNK = 1 << 17
-BINS_CHUNK = 1 << 18
+CHUNK_WORDS = 1 << 18
 
 
 class Layout(Protocol):
@@ -100,7 +99,6 @@ class ResidualOp:
         uses_base: Whether residuals are taken to the base's words, or to nothing.
         coder: What makes bytes of them.
         sorter: What sorts them first.
-        most_words: Words a chunk; with scales, as many whole rows as fit in them.
     """
 
     code: int
@@ -108,7 +106,6 @@ class ResidualOp:
     uses_base: bool
     coder: Coder
     sorter: Callable[[Grouping, DType], Sorter]
-    most_words: int
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
@@ -116,7 +113,7 @@ class ResidualOp:
 
     def words_of_rows(self, row: int) -> int:
         """Return how many words a chunk has whose rows have `row` words."""
-        return self.most_words if row < MIN_ROW else self.most_words // row * row
+        return CHUNK_WORDS if row < MIN_ROW else CHUNK_WORDS // row * row
 
     def open(self, side: memoryview, dtype: DType, words: int) -> Layout:
         """Return the layout of a tensor of so many words."""
@@ -178,21 +175,12 @@ class Residuals:
         return base[span] if base is not None and self.op.uses_base else None
 
 
-def _planes_op(code: int, name: str, *, uses_base: bool) -> ResidualOp:
-    # Chunks whose passes stay in a core's own cache.
-    return ResidualOp(code=code, name=name, uses_base=uses_base, coder=Planes(), sorter=Places, most_words=PLANES_CHUNK)
-
-
-def _bins_op(code: int, name: str, *, uses_base: bool) -> ResidualOp:
-    return ResidualOp(code=code, name=name, uses_base=uses_base, coder=Bins(), sorter=Labels, most_words=BINS_CHUNK)
-
-
 SAME = 0
 RAW = 1
-PLANES = _planes_op(2, "planes", uses_base=False)
-BINS = _bins_op(3, "bins", uses_base=False)
-PLANES_DELTA = _planes_op(4, "planes-delta", uses_base=True)
-BINS_DELTA = _bins_op(5, "bins-delta", uses_base=True)
+PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes(), sorter=Places)
+BINS = ResidualOp(code=3, name="bins", uses_base=False, coder=Bins(), sorter=Labels)
+PLANES_DELTA = ResidualOp(code=4, name="planes-delta", uses_base=True, coder=Planes(), sorter=Places)
+BINS_DELTA = ResidualOp(code=5, name="bins-delta", uses_base=True, coder=Bins(), sorter=Labels)
 
 _ALL: tuple[Op, ...] = (PLANES, BINS, PLANES_DELTA, BINS_DELTA)
 OPS: Mapping[int, Op] = MappingProxyType({op.code: op for op in _ALL})
