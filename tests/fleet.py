@@ -42,13 +42,16 @@ def seen(node_id: int, way: str, message: Message) -> Seen:
     array = carried["payload"] if isinstance(carried, ArrayRecord) else None
     with no_object_id_recompute():  # nothing changes in between, and most of a test's time would go here
         nbytes = message_bytes(message)
+        object_id = None if array is None else array.object_id
+    if array is not None:
+        vars(array).pop("_chunks", None)  # what naming it left behind cannot be pickled
     return Seen(
         node_id,
         way,
         message.metadata.message_type,
         nbytes,
         None if array is None else array.data,
-        None if array is None else array.object_id,
+        object_id,
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
-from flserve_app.client.wire import payload_array
+from flserve_app.client.wire import PAYLOAD, payload_array
 from flserve_app.strategy.message_size import message_bytes
 from tests.fleet import set_identity
 
@@ -33,6 +33,12 @@ def pushed(item, found=None):
         {"arrays": ArrayRecord({"w": Array(np.zeros(3)), "same": Array(np.zeros(3))})},
         {"payload": ArrayRecord({"payload": payload_array(b"x" * 1000)})},
         {"large": ArrayRecord({"payload": payload_array(bytes(range(256)) * 50_000)})},
+        {PAYLOAD: ArrayRecord({"payload": payload_array(b"x" * 1000)})},
+        {PAYLOAD: ArrayRecord({"payload": payload_array(b"")})},
+        {PAYLOAD: ArrayRecord({"payload": payload_array(bytes(range(256)) * 50_000)})},
+        {"config": ConfigRecord({"a": 1}), PAYLOAD: ArrayRecord({"payload": payload_array(bytes(11_000_000))})},
+        {PAYLOAD: ArrayRecord({"other": payload_array(b"x")})},
+        {PAYLOAD: ConfigRecord({"a": 1})},
     ],
 )
 def test_it_is_the_bytes_of_all_objects_flower_pushes(records):
