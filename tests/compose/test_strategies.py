@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
-from flserve_app.compose.privacy import KEY, told
+from flserve_app.compose.privacy import KEY, private_mod, told
 from flserve_app.compose.strategies import ARGUMENTS, CLASSES, inner_strategy
 from flserve_app.config import DpConfig, StrategyConfig, conf_dir, load
 from flserve_app.errors import ConfigError
 from flserve_app.strategy.state import REMEMBERED
 from tests.compose.jobs import run
+from tests.fleet import set_identity
 
 DP = "strategy.dp.kind"
 SETTINGS = {
@@ -139,13 +141,34 @@ def test_a_client_is_told_its_part_and_no_more():
     ]
 
 
+@pytest.mark.parametrize("kind", ["client_fixed", "client_adaptive", "local"])
+def test_a_clients_clipping_leaves_counters_alone(kind):
+    dp = DpConfig(kind=kind, clipping_norm=1.0, epsilon=1e9)
+    config = ConfigRecord({**told(dp), "clipping_norm": 1.0})
+    set_identity()
+    content = RecordDict({"arrays": tensors(0.0, 0), "config": config})
+    message = identified(Message(content, dst_node_id=1, message_type="train"))
+
+    def trained(given, _):
+        records = {"arrays": tensors(5.0, 100), "metrics": MetricRecord({"num-examples": 1})}
+        return Message(RecordDict(records), reply_to=given)
+
+    reply = private_mod(message, None, trained)
+    assert reply.content["arrays"]["n"].numpy() == 100
+    assert np.linalg.norm(reply.content["arrays"]["w"].numpy()) == pytest.approx(1.0, abs=1e-3)
+
+
+def tensors(value, counter):
+    return ArrayRecord({"w": Array(np.full(4, value, np.float32)), "n": Array(np.asarray(counter))})
+
+
+def identified(message):
+    message.metadata.__dict__["_message_id"] = "m1"
+    return message
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"kind": "server_fixed"}', '{"kind": "odd"}', '{"more": 1}', "3"])
 def test_a_malformed_word_about_privacy_fails_the_client_alone(text):
-    from flwr.app import ConfigRecord, Message, RecordDict
-
-    from flserve_app.compose.privacy import private_mod
-    from tests.fleet import set_identity
-
     set_identity()
     content = RecordDict({"config": ConfigRecord({KEY: text})})
     message = Message(content, dst_node_id=1, message_type="train")

@@ -173,6 +173,23 @@ def test_a_wrappers_name_says_what_is_inside():
     assert (traits.private, traits.integers_beside) == (True, True)
 
 
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_round_without_replies_under_privacy_costs_that_round(tmp_path, name):
+    """Adaptive clipping divides by the number of replies."""
+    grid = FleetGrid(app=learner([versioned_mod, *([WRAPPERS[name]] if WRAPPERS[name] else [])]), size=CLIENTS)
+    lost = grid.up.append
+    run = federate(
+        tmp_path / "s",
+        grid=grid,
+        inner=made(name),
+        rounds=3,
+        initial=initial(False),
+        on_row=lambda row: lost(lambda message: None) if row.round == 1 else grid.up.clear(),
+    )
+    assert [row.clients for row in run.rows] == [0, CLIENTS, 0, CLIENTS]
+    assert [row.version for row in run.rows] == [0, 1, 1, 2]
+
+
 def test_an_update_of_nothing_under_privacy_costs_that_reply(tmp_path, caplog):
     """Flower divides by the norm of the update."""
 
