@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import final
@@ -43,12 +43,12 @@ class GrowingDigest:
 
     Args:
         buffer: Contiguous bytes (format `B`).
-        spread: Whether to hash on other threads.
+        submit: Has a function called on another thread, as an executor's does; None to hash on the spot.
     """
 
-    def __init__(self, buffer: memoryview, *, spread: bool) -> None:
+    def __init__(self, buffer: memoryview, submit: Callable[..., Future[bytes]] | None = None) -> None:
         self._buffer = buffer
-        self._spread = spread
+        self._submit = submit
         self._begun = 0
         self._leaves: list[Future[bytes] | bytes] = []
 
@@ -56,8 +56,7 @@ class GrowingDigest:
         """Take note that the first `size` bytes are filled and will not change."""
         while self._begun < size and (size >= self._begun + CHUNK_BYTES or size == len(self._buffer)):
             chunk = self._buffer[self._begun : self._begun + CHUNK_BYTES]
-            later = _pool(os.getpid()).submit(_chunk_digest, chunk) if self._spread else None
-            self._leaves.append(_chunk_digest(chunk) if later is None else later)
+            self._leaves.append(_chunk_digest(chunk) if self._submit is None else self._submit(_chunk_digest, chunk))
             self._begun += len(chunk)
 
     def value(self) -> str:

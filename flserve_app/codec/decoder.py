@@ -12,7 +12,7 @@ from flserve_app.artifact.artifact import NDArray
 from flserve_app.artifact.digest import GrowingDigest, is_worth_spreading
 from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
 from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
-from flserve_app.codec.spread import spread
+from flserve_app.codec.spread import spread, submit
 from flserve_app.codec.words import Words, words_of
 from flserve_app.errors import CodecError, DigestMismatch, WrongBase
 
@@ -128,8 +128,9 @@ def _fill(plans: Sequence[_Plan], base: Artifact | None) -> Artifact:
     for plan in plans:
         name = plan.spec.name
         arrays[name] = _empty(plan.spec) if plan.record.op != SAME or plan.base is None else plan.base
+    later = submit if is_worth_spreading(nbytes) else None
     for plan in changed:
-        digests[plan.spec.name] = GrowingDigest(byte_view(arrays[plan.spec.name]), spread=is_worth_spreading(nbytes))
+        digests[plan.spec.name] = GrowingDigest(byte_view(arrays[plan.spec.name]), later)
     jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name], digests[plan.spec.name]))
     # Unpacking needs the interpreter now and then, hashing does not: the two fill each other's gaps.
     for job in spread(_unpack, jobs, nbytes):

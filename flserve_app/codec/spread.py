@@ -32,6 +32,11 @@ def _pool(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=workers(), thread_name_prefix="flserve-codec")
 
 
+def submit(function: Callable[[Job], Result], job: Job) -> Future[Result]:
+    """Have one job done on the same threads, after what waits already; for what nobody waits for yet."""
+    return _pool(os.getpid()).submit(function, job)
+
+
 def spread(function: Callable[[Job], Result], jobs: Iterable[Job], nbytes: int) -> Iterator[Result]:
     """Yield `function(job)` for each job, in order.
 

@@ -1,4 +1,5 @@
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,17 +19,18 @@ def test_digest_is_over_the_digests_of_chunks():
     ]
 
 
-@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("size", [0, 5, CHUNK_BYTES, 2 * CHUNK_BYTES + 7])
-def test_digest_of_a_buffer_that_grows_is_that_of_the_whole(size, step, spread):
+def test_digest_of_a_buffer_that_grows_is_that_of_the_whole(size, step, elsewhere):
     data = np.random.RandomState(0).randint(0, 256, size, dtype=np.uint8)
     buffer = np.zeros(size, np.uint8)
-    digest = GrowingDigest(buffer.data, spread=spread)
-    for stop in range(step, size + step, step):
-        buffer[stop - step : stop] = data[stop - step : stop]
-        digest.filled(min(stop, size))
-    assert digest.value() == tree_digests([data.data])[0]
+    with ThreadPoolExecutor(2) as pool:
+        digest = GrowingDigest(buffer.data, pool.submit if elsewhere else None)
+        for stop in range(step, size + step, step):
+            buffer[stop - step : stop] = data[stop - step : stop]
+            digest.filled(min(stop, size))
+        assert digest.value() == tree_digests([data.data])[0]
 
 
 def test_small_data_are_hashed_on_the_spot():
