@@ -72,7 +72,8 @@ class Places:
     def __init__(self, grouping: Grouping, dtype: DType) -> None:
         self._grouping = grouping
         self._columns = np.argsort(grouping.of_columns.view(np.int8), kind="stable")
-        self._back = np.argsort(self._columns)
+        self._back = np.empty_like(self._columns)
+        self._back[self._columns] = np.arange(self._columns.size)
 
     def order(self, span: slice, base: Words | None) -> Order | None:
         """Return the order of a span of whole rows."""

@@ -7,7 +7,6 @@ past the end, or a longer form than needed, is a `CodecError`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from typing import final
 
 from flserve_app.codec.spread import spread
@@ -100,7 +99,10 @@ class Reader:
 
     def byte(self) -> int:
         """Return the next byte."""
-        return self.take(1)[0]
+        if not self.left:
+            self.take(1)
+        self.position += 1
+        return self._data[self.position - 1]
 
     def varint(self) -> int:
         """Return the next varint.
@@ -109,18 +111,15 @@ class Reader:
             CodecError: If it is cut off, too long, or not in its shortest form.
         """
         number = 0
-        for index, byte in enumerate(self._varint_bytes()):
-            number |= (byte & 0x7F) << (7 * index)
+        for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
+            byte = self.byte()
+            number |= (byte & 0x7F) << shift
             if byte < 0x80:
                 # A last byte of zero adds nothing: the number has a shorter form.
-                if byte == 0 and index > 0:
+                if byte == 0 and shift > 0:
                     break
                 return number
         raise CodecError(f"{self._what}: bad varint before byte {self.position}")
-
-    def _varint_bytes(self) -> Iterator[int]:
-        for _ in range(_MAX_VARINT_BYTES):
-            yield self.byte()
 
     def end(self) -> None:
         """Check that all is read.
