@@ -15,6 +15,7 @@ from flserve_app.registry import Registry
 OUTPUTS = Path("outputs")
 STORE = "store"
 MARKER = "FORMAT"
+BLOBS = "blobs"
 
 
 def open_store(path: Path | None) -> Registry:
@@ -45,7 +46,7 @@ def open_target(path: Path | None) -> Registry:
 
 
 def newest_store(outputs: Path) -> Path:
-    """Return the store below a folder that was written to last.
+    """Return the store below a folder that was written to last; one that holds something goes first.
 
     Raises:
         NotFound: If there is none.
@@ -53,7 +54,7 @@ def newest_store(outputs: Path) -> Path:
     stores = [marker.parent for marker in outputs.glob(f"**/{STORE}/{MARKER}")]
     if not stores:
         raise NotFound(f"there is no store below {outputs.absolute()}: name one with --store")
-    return max(stores, key=lambda store: (_last_written(store), str(store)))
+    return max(stores, key=lambda store: (_holds_something(store), _last_written(store), str(store)))
 
 
 def choose_model(registry: Registry, model: str | None) -> str:
@@ -65,10 +66,18 @@ def choose_model(registry: Registry, model: str | None) -> str:
     models = registry.models()
     if model is None and len(models) == 1:
         return models[0]
+    if not models:
+        raise NotFound("the store holds no version yet")
     if model is None or model not in models:
         asked = "name one with --model" if model is None else f"there is no {model!r}"
-        raise NotFound(f"models in the store: {', '.join(models) or 'none'}; {asked}")
+        raise NotFound(f"models in the store: {', '.join(models)}; {asked}")
     return model
+
+
+def _holds_something(store: Path) -> bool:
+    """Whether a run got as far as its first version: one that failed before left an empty store."""
+    blobs = store / BLOBS
+    return blobs.is_dir() and any(blobs.iterdir())
 
 
 def _last_written(store: Path) -> float:

@@ -95,7 +95,7 @@ class VersionedStrategy(Strategy):
         self._late, self._staleness = late, staleness
         self._codec = _known(codec)
         self._uplink = _known(uplink)
-        self.registry = store if isinstance(store, Registry) else Registry.open(store)
+        self.registry = store if isinstance(store, Registry) else _opened(store)
         self._resume = resume
         self._num_clients = num_clients
         self._wait_seconds = wait_seconds
@@ -254,6 +254,12 @@ def check_name(registry: Registry, model: str, *, resume: bool) -> Version | Non
             "continue it with resume=true, or choose another model_name"
         )
     return latest
+
+
+def _opened(store: str | Path) -> Registry:
+    # A relative path starts wherever the process was started, which under `flwr run` is anybody's guess.
+    log(INFO, "flserve: store %s", Path(store).expanduser().absolute())
+    return Registry.open(Path(store).expanduser())
 
 
 def _known(codec: str) -> str:

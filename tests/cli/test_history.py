@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.exchange import from_npz, from_safetensors
 from flserve_app.cli import app
+from flserve_app.cli.choice import choose_model, newest_store
+from flserve_app.errors import NotFound
 from flserve_app.registry import Registry
 from tests.registry.samples import drifting
 
@@ -206,3 +208,13 @@ def test_the_command_line_starts_light(outputs):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=outputs.parent
     )
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_an_empty_store_of_a_failed_run_is_not_taken_for_the_newest(tmp_path):
+    full, empty = tmp_path / "1" / "store", tmp_path / "2" / "store"
+    with Registry.open(full) as registry:
+        registry.publish("m", Artifact({"w": np.zeros(3)}), round=0, codec="full")
+    Registry.open(empty).close()
+    assert newest_store(tmp_path) == full
+    with Registry.open(empty) as registry, pytest.raises(NotFound, match="the store holds no version yet"):
+        choose_model(registry, None)
