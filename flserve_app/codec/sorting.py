@@ -117,14 +117,11 @@ class BlockOrder:
 
     def unsort(self, words: Words) -> Words:
         """Return the words of all blocks (n,) as they stand in the chunk."""
-        shape = self.rows.size, self.columns.size
-        joined = np.empty(shape, words.dtype)
+        joined = np.empty((self.rows.size, self.columns.size), words.dtype)
         for start, height, width, (top, left) in self._blocks():
             block = words[start : start + height * width].reshape(height, width)
-            joined[top : top + height, left : left + width] = block
-        by_row = np.take(joined, self.back, axis=1)
-        joined[self.rows] = by_row
-        return joined.reshape(-1)
+            joined[self.rows[top : top + height], left : left + width] = block
+        return np.take(joined, self.back, axis=1).reshape(-1)
 
     def _blocks(self) -> Iterator[tuple[int, int, int, tuple[int, int]]]:
         """Yield start among the sorted words, height, width, and the place (top, left) of each block."""
