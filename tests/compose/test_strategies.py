@@ -13,6 +13,8 @@ from flserve_app.strategy.state import REMEMBERED
 from tests.compose.jobs import run
 from tests.fleet import set_identity
 
+pytestmark = pytest.mark.slow
+
 DP = "strategy.dp.kind"
 SETTINGS = {
     "fedadam": ["+strategy.arguments.eta=0.01"],

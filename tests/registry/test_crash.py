@@ -15,7 +15,7 @@ from tests.registry.samples import drifting
 ARTIFACTS = drifting(8, size=300)
 NOW = timedelta(0)
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 
 
 def opened(store: Path) -> Registry:

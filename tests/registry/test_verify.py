@@ -190,6 +190,7 @@ def test_a_version_no_payload_leads_to_is_lost(store):
     assert [one.reason for one in report.findings if one.condition == "lost"] == ["no payload leads to it"]
 
 
+@pytest.mark.slow
 def test_few_artifacts_are_in_memory_at_a_time(store):
     """A line of versions needs the present one and its base, however long it is."""
     import gc

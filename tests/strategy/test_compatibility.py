@@ -56,6 +56,7 @@ def under(path, strategy, mods=(), counter=True, rounds=ROUNDS):
     return federate(path, grid=grid, inner=strategy, rounds=rounds, initial=initial(counter))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SETTINGS, *WRAPPERS])
 def test_it_trains_bit_for_bit_as_without_versions(tmp_path, name):
     """Equal to Flower alone with aggregates in the model's dtypes; floats alone where integers go beside."""
@@ -81,6 +82,7 @@ def test_integers_go_beside_and_change_nothing_of_the_floats(tmp_path, name):
     assert counted["seen"].numpy().dtype == np.int64
 
 
+@pytest.mark.slow
 def test_a_counter_ruins_privacy_as_flower_does_it_and_not_here(tmp_path):
     """BatchNorm's counter takes the clipping norm for itself: the same clip, with and without versions."""
     name = "DifferentialPrivacyServerSideFixedClipping"

@@ -16,6 +16,8 @@ from tests.strategy.killed import POINTS, ROUND, store_of
 from tests.strategy.matrix import CLIENTS, made
 from tests.strategy.runs import federate
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 4
 
 

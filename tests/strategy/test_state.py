@@ -31,6 +31,7 @@ def run(path, strategy, rounds, name="FedAvg", **options):
     return federate(path, grid=grid, inner=strategy, rounds=rounds, initial=initial(), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "inside"),
     [
