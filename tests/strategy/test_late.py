@@ -18,6 +18,8 @@ from tests.apps import drift, numpy_app
 from tests.fleet import FleetGrid
 from tests.strategy.runs import federate
 
+pytestmark = pytest.mark.slow
+
 LATE = 2  # the client, and the round it is late in
 
 
