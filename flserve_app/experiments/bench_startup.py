@@ -93,7 +93,12 @@ def _flserve(engine: str, imports: float) -> Profile:
 
 
 def _flwr(project: Path) -> Profile:
-    config = f'overrides="{" ".join(JOB)} hydra.run.dir={tempfile.mkdtemp(prefix="flserve-bench-")}"'
+    with tempfile.TemporaryDirectory(prefix="flserve-bench-") as folder:
+        return _flwr_into(project, folder)
+
+
+def _flwr_into(project: Path, folder: str) -> Profile:
+    config = f'overrides="{" ".join(JOB)} hydra.run.dir={folder}/run"'
     command = [str(Path(sys.executable).parent / "flwr"), "run", str(project), "--stream", "--run-config", config]
     started = time.perf_counter()
     stamps: dict[str, float] = {}
