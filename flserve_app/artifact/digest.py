@@ -8,20 +8,13 @@ is hashed on all cores, and a range of it can be checked alone. Digests are lowe
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+import threading
+from collections.abc import Iterable, Sequence
 from typing import final
 
+from flserve_app.artifact.threads import gather
+
 CHUNK_BYTES = 1 << 20
-_PARALLEL_FROM_BYTES = 4 * CHUNK_BYTES
-
-
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Return this process's threads; after a fork, those of the parent are not there."""
-    return ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="flserve-hash")
 
 
 def _chunks(data: memoryview) -> Iterable[memoryview]:
@@ -32,40 +25,36 @@ def _chunk_digest(chunk: memoryview) -> bytes:
     return hashlib.sha256(chunk).digest()
 
 
-def is_worth_spreading(nbytes: int) -> bool:
-    """Whether so many bytes are hashed faster by several threads."""
-    return nbytes >= _PARALLEL_FROM_BYTES
-
-
 @final
-class GrowingDigest:
-    """The tree digest of a buffer that is filled from front to back; hashes while the rest is filled.
+class FillingDigest:
+    """The tree digest of a buffer that several threads fill, in any order; each hashes what it completes.
 
     Args:
-        buffer: Contiguous bytes (format `B`).
-        submit: Has a function called on another thread, as an executor's does; None to hash on the spot.
+        buffer: Contiguous bytes (format `B`), filled or not.
     """
 
-    def __init__(self, buffer: memoryview, submit: Callable[..., Future[bytes]] | None = None) -> None:
+    def __init__(self, buffer: memoryview) -> None:
         self._buffer = buffer
-        self._submit = submit
-        self._begun = 0
-        self._leaves: list[Future[bytes] | bytes] = []
+        self._missing = [len(chunk) for chunk in _chunks(buffer)]
+        self._leaves = [b""] * len(self._missing)
+        self._lock = threading.Lock()
 
-    def filled(self, size: int) -> None:
-        """Take note that the first `size` bytes are filled and will not change."""
-        while self._begun < size and (size >= self._begun + CHUNK_BYTES or size == len(self._buffer)):
-            chunk = self._buffer[self._begun : self._begun + CHUNK_BYTES]
-            self._leaves.append(_chunk_digest(chunk) if self._submit is None else self._submit(_chunk_digest, chunk))
-            self._begun += len(chunk)
+    def filled(self, start: int, stop: int) -> None:
+        """Take note that the bytes from `start` to `stop` are filled and will not change; once for each byte."""
+        complete = []
+        with self._lock:
+            for leaf in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
+                first = leaf * CHUNK_BYTES
+                self._missing[leaf] -= min(stop, first + CHUNK_BYTES) - max(start, first)
+                if not self._missing[leaf]:
+                    complete.append(leaf)
+        for leaf in complete:
+            first = leaf * CHUNK_BYTES
+            self._leaves[leaf] = _chunk_digest(self._buffer[first : first + CHUNK_BYTES])
 
     def value(self) -> str:
         """Return the digest of the whole buffer in hex; it has to be filled."""
-        self.filled(len(self._buffer))
-        root = hashlib.sha256()
-        for leaf in self._leaves:
-            root.update(leaf if isinstance(leaf, bytes) else leaf.result())
-        return root.hexdigest()
+        return hashlib.sha256(b"".join(self._leaves)).hexdigest()
 
 
 def tree_digests(buffers: Sequence[memoryview]) -> list[str]:
@@ -77,9 +66,8 @@ def tree_digests(buffers: Sequence[memoryview]) -> list[str]:
     Returns:
         One hex SHA-256 a buffer, in the same order.
     """
-    spread = is_worth_spreading(sum(len(buffer) for buffer in buffers))
     chunks = [chunk for buffer in buffers for chunk in _chunks(buffer)]
-    leaves = iter(_pool(os.getpid()).map(_chunk_digest, chunks) if spread else map(_chunk_digest, chunks))
+    leaves = iter(gather(_chunk_digest, chunks, sum(map(len, buffers))))
     digests = []
     for buffer in buffers:
         root = hashlib.sha256()

@@ -1,10 +1,10 @@
 """The codecs: policies that say in which layouts a tensor may travel.
 
 A codec offers layouts and the encoder takes the one that gives the fewest bytes, or `same` or `raw`. For all but
-small tensors the codecs here offer one, which they choose on a sample. A codec
-says nothing about how a payload is read: any release that knows the ops can read it. `full` offers nothing
-and is what plain Flower sends. `lossless` is fast, `lossless-small` spends time on size; both give back every
-bit. A new codec is one more entry in `CODECS`, with a number of its own for the payload's header.
+small tensors the codecs here offer one, which they choose on a sample. A codec says nothing about how a payload is
+read: any release that knows the ops can read it. `full` offers nothing and is what plain Flower sends. `lossless`
+is fast: nothing is sorted. `lossless-small` spends time on size. Both give back every bit. A new codec is one more
+entry in `CODECS`, with a number of its own for the payload's header.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ import numpy as np
 
 from flserve_app.artifact import DType
 from flserve_app.codec.grouping import Grouping
-from flserve_app.codec.ops import BINS, BINS_DELTA, PLANES, PLANES_DELTA, Layout, ResidualOp
+from flserve_app.codec.ops import (
+    BINS,
+    BINS_DELTA,
+    PLANES,
+    PLANES_DELTA,
+    Layout,
+    ResidualOp,
+)
 from flserve_app.codec.scales import scaled_grouping
-from flserve_app.codec.sorting import Labels
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
@@ -27,7 +33,6 @@ _TINY_WORDS = 1 << 13  # a tensor so small that nobody waits for it
 _SMALL_WORDS = 1 << 16
 _SAMPLES = 4
 _SCALE_SAMPLES = 128
-_FEW_SCALE_SAMPLES = 32
 _CLEAR = 0.7
 _SAMPLE_WORDS = 1 << 11
 
@@ -96,7 +101,12 @@ def _small(pair: Pair) -> Sequence[Layout]:
 
 
 def _best(pair: Pair, delta: ResidualOp, full: ResidualOp) -> list[Layout]:
-    """Return the layout, with a base or without, that makes less of a sample, whose words stay unsorted.
+    """Return the layout with a base or the one without, or both for a small tensor; see `_better`."""
+    return [op.layout(pair.dtype, next(_groupings(pair, op, base))) for op, base in _better(pair, delta, full)]
+
+
+def _better(pair: Pair, delta: ResidualOp, full: ResidualOp) -> list[tuple[ResidualOp, Words | None]]:
+    """Return the op, with a base or without, that makes less of a sample, whose words stay unsorted.
 
     Where it is not clear, a small tensor gets both.
     """
@@ -109,10 +119,8 @@ def _best(pair: Pair, delta: ResidualOp, full: ResidualOp) -> list[Layout]:
 
     # Trained floats never get so small without a base: there is nothing to compare.
     if len(sides) == 1 or size(sides[0]) < _CLEAR * sample.target.nbytes:
-        sides = sides[:1]
-    elif pair.target.size > _SMALL_WORDS:
-        sides = [min(sides, key=size)]
-    return [op.layout(pair.dtype, next(_groupings(pair, op, base))) for op, base in sides]
+        return sides[:1]
+    return [min(sides, key=size)] if pair.target.size > _SMALL_WORDS else sides
 
 
 def _sample(pair: Pair) -> Pair:
@@ -135,13 +143,13 @@ def _sides(pair: Pair, delta: ResidualOp, full: ResidualOp) -> Iterator[tuple[Re
 
 def _groupings(pair: Pair, op: ResidualOp, base: Words | None) -> Iterator[Grouping]:
     """Yield groupings from the most to the least elaborate."""
-    samples = _SCALE_SAMPLES if op.sorter is Labels else _FEW_SCALE_SAMPLES
-    scaled = scaled_grouping(pair.target, base, pair.dtype, pair.row, samples)
-    if scaled is not None:
-        yield scaled
-    # Without scales only labels sort, and only by the base's exponents.
-    if base is not None and pair.dtype.kind == "float" and op.sorter is Labels:
-        yield Grouping(row=1)
+    if op.sorts:
+        scaled = scaled_grouping(pair.target, base, pair.dtype, pair.row, _SCALE_SAMPLES)
+        if scaled is not None:
+            yield scaled
+        # Without scales words are sorted by the base's exponents alone.
+        if base is not None and pair.dtype.kind == "float":
+            yield Grouping(row=1)
     yield Grouping()
 
 

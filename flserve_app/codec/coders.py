@@ -1,4 +1,4 @@
-"""From sorted residuals to bytes: two entropy coders.
+"""From residuals to bytes: two entropy coders.
 
 Words of one run (`sorting`; unsorted words are one run) are alike, those of another are not: so both coders give
 each run a distribution of its own. Parts stand one after another, a varint of its length before each but the last.
@@ -24,7 +24,7 @@ from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 MOST_WORDS = 1 << 18
-_WORTHWHILE = 31 / 32  # of a plane's size; what saves less is not worth the time to read it
+_WORTHWHILE = 127 / 128  # of a plane's size; what saves less is not worth the time to read it
 _PROBE_BYTES = 1 << 11
 _FILE_HEADER_BYTES = 2
 _PCO_TYPES = {2: "u16", 4: "u32", 8: "u64"}
@@ -42,8 +42,8 @@ class Coder(Protocol):
     def pack(self, words: Words, runs: Sequence[slice]) -> bytes:
         """Return the body of words (n,) that are alike within runs."""
 
-    def unpack(self, body: memoryview, words: Words, runs: Sequence[slice]) -> None:
-        """Fill `words` (n,) from a body.
+    def unpack(self, body: memoryview, runs: Sequence[Words]) -> None:
+        """Fill the words of each run from a body.
 
         Raises:
             CodecError: If it does not hold just so many words.
@@ -58,17 +58,14 @@ class Planes:
         """Return the planes of all runs."""
         return _joined([part for run in runs for part in _planes(words[run])])
 
-    def unpack(self, body: memoryview, words: Words, runs: Sequence[slice]) -> None:
+    def unpack(self, body: memoryview, runs: Sequence[Words]) -> None:
         """Fill the words from the planes."""
-        parts = iter(_split(body, len(runs) * words.itemsize))
-        planes = np.empty((words.itemsize, words.size), np.uint8)
-        for run in runs:
-            for plane in planes:
-                plane[run] = np.frombuffer(unsqueeze(next(parts), run.stop - run.start), np.uint8)
-        words[:] = planes[0]
-        for plane in planes[1:]:
-            words <<= 8
-            words |= plane
+        parts = iter(_split(body, len(runs) * runs[0].itemsize))
+        for words in runs:
+            words[:] = _plane(next(parts), words)
+            for _ in range(words.itemsize - 1):
+                words <<= 8
+                words |= _plane(next(parts), words)
 
 
 @final
@@ -81,13 +78,13 @@ class Bins:
             return Planes().pack(words, runs)
         return _joined([_page(words[run]) for run in runs])
 
-    def unpack(self, body: memoryview, words: Words, runs: Sequence[slice]) -> None:
+    def unpack(self, body: memoryview, runs: Sequence[Words]) -> None:
         """Fill the words from the pages."""
-        if words.itemsize not in _PCO_TYPES:
-            Planes().unpack(body, words, runs)
+        if runs[0].itemsize not in _PCO_TYPES:
+            Planes().unpack(body, runs)
             return
-        for run, page in zip(runs, _split(body, len(runs)), strict=True):
-            _fill(words[run], page)
+        for words, page in zip(runs, _split(body, len(runs)), strict=True):
+            _fill(words, page)
 
 
 def _planes(words: Words) -> Iterator[bytes | memoryview]:
@@ -104,6 +101,11 @@ def _planes(words: Words) -> Iterator[bytes | memoryview]:
         frame = compress(plane.data)
         hopeless = len(frame) > _WORTHWHILE * words.size
         yield plane.data if hopeless else frame
+
+
+def _plane(part: memoryview, words: Words) -> Words:
+    """Return a plane of so many words, as wide as they are: numpy would widen it in small pieces later."""
+    return np.frombuffer(unsqueeze(part, words.size), np.uint8).astype(words.dtype)
 
 
 def _joined(parts: Sequence[bytes | memoryview]) -> bytes:

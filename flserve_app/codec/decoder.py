@@ -9,15 +9,15 @@ import numpy as np
 
 from flserve_app.artifact import Artifact, DType, TensorSpec, byte_view, dtype_named
 from flserve_app.artifact.artifact import NDArray
-from flserve_app.artifact.digest import GrowingDigest, is_worth_spreading
+from flserve_app.artifact.digest import FillingDigest
+from flserve_app.artifact.threads import each
 from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
 from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
-from flserve_app.codec.spread import spread, submit
 from flserve_app.codec.words import Words, words_of
 from flserve_app.errors import CodecError, DigestMismatch, WrongBase
 
 DEFAULT_MAX_BYTES = 8 << 30
-_RAW_WORDS = 1 << 18  # copied in pieces, so that hashing follows closely
+_RAW_WORDS = 1 << 18  # copied in pieces, over all cores
 
 
 def decode(
@@ -60,15 +60,14 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """One chunk to be unpacked: the words of a span, which end at byte `stop` of the tensor."""
+    """One chunk to be unpacked: the words of a span."""
 
     layout: Layout | None
     body: memoryview
     base: Words | None
     span: slice
     out: Words
-    stop: int
-    digest: GrowingDigest
+    digest: FillingDigest
 
 
 def _held(header: Header, base: Artifact | None) -> Artifact | None:
@@ -120,26 +119,21 @@ def _held_tensor(record: Record, spec: TensorSpec, base: Artifact | None) -> NDA
 
 
 def _fill(plans: Sequence[_Plan], base: Artifact | None) -> Artifact:
-    """Allocate and unpack all tensors, and hash them meanwhile; what is the same is the base's own array."""
+    """Allocate, unpack and hash all tensors; what is the same is the base's own array, its digest known."""
     arrays: dict[str, NDArray] = {}
-    digests: dict[str, GrowingDigest] = {}
     changed = [plan for plan in plans if plan.record.op != SAME]
-    nbytes = sum(plan.spec.nbytes for plan in changed)
     for plan in plans:
         name = plan.spec.name
         arrays[name] = _empty(plan.spec) if plan.record.op != SAME or plan.base is None else plan.base
-    later = submit if is_worth_spreading(nbytes) else None
-    for plan in changed:
-        digests[plan.spec.name] = GrowingDigest(byte_view(arrays[plan.spec.name]), later)
-    jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name], digests[plan.spec.name]))
-    # Unpacking needs the interpreter now and then, hashing does not: the two fill each other's gaps.
-    for job in spread(_unpack, jobs, nbytes):
-        job.digest.filled(job.stop)
+    filling = {plan.spec.name: FillingDigest(byte_view(arrays[plan.spec.name])) for plan in changed}
+    jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name], filling[plan.spec.name]))
+    each(_unpack, jobs, sum(plan.spec.nbytes for plan in changed))
     for array in arrays.values():
         array.flags.writeable = False
-    known = {} if base is None else dict(zip(base, base.manifest.digests, strict=True))
-    found = [digests[name].value() if name in digests else known[name] for name in arrays]
-    return Artifact.hashed(arrays, found, dtypes={plan.spec.name: plan.spec.dtype for plan in plans})
+    digests = {} if base is None else dict(zip(base, base.manifest.digests, strict=True))
+    digests |= {name: digest.value() for name, digest in filling.items()}
+    dtypes = {plan.spec.name: plan.spec.dtype for plan in plans}
+    return Artifact.hashed(arrays, [digests[name] for name in arrays], dtypes=dtypes)
 
 
 def _empty(spec: TensorSpec) -> NDArray:
@@ -149,7 +143,7 @@ def _empty(spec: TensorSpec) -> NDArray:
         raise CodecError(f"tensor {spec.name!r}: {spec.dtype} {spec.shape} cannot be allocated: {error}") from error
 
 
-def _jobs(plan: _Plan, array: NDArray, digest: GrowingDigest) -> Iterator[_Job]:
+def _jobs(plan: _Plan, array: NDArray, digest: FillingDigest) -> Iterator[_Job]:
     dtype: DType = dtype_named(plan.spec.dtype)
     words = words_of(array, dtype)
     if plan.content is None:
@@ -161,19 +155,20 @@ def _jobs(plan: _Plan, array: NDArray, digest: GrowingDigest) -> Iterator[_Job]:
     size = layout.chunk_words
     for index, body in enumerate(plan.content.bodies):
         span = slice(index * size, min((index + 1) * size, words.size))
-        yield _Job(layout, body, base, span, words[span], span.stop * words.itemsize, digest)
+        yield _Job(layout, body, base, span, words[span], digest)
 
 
-def _raw_jobs(content: memoryview, words: Words, digest: GrowingDigest) -> Iterator[_Job]:
+def _raw_jobs(content: memoryview, words: Words, digest: FillingDigest) -> Iterator[_Job]:
     for start in range(0, words.size, _RAW_WORDS):
         span = slice(start, min(start + _RAW_WORDS, words.size))
         body = content[span.start * words.itemsize : span.stop * words.itemsize]
-        yield _Job(None, body, None, span, words[span], span.stop * words.itemsize, digest)
+        yield _Job(None, body, None, span, words[span], digest)
 
 
-def _unpack(job: _Job) -> _Job:
+def _unpack(job: _Job) -> None:
     if job.layout is None or len(job.body) == job.out.nbytes:
         job.out.view(np.uint8)[:] = np.frombuffer(job.body, np.uint8)
     else:
         job.layout.unpack(job.body, job.base, job.span, job.out)
-    return job
+    # At once, by this thread: hashing keeps no lock, and what another thread unpacks meanwhile meets none.
+    job.digest.filled(job.span.start * job.out.itemsize, job.span.stop * job.out.itemsize)

@@ -4,13 +4,14 @@
 |---|---|---|
 | 0 | same | nothing: the base's tensor with this name |
 | 1 | raw | the tensor's bytes |
-| 2 | planes | residuals to nothing, sorted by place, byte planes and zstd |
+| 2 | planes | residuals to nothing, byte planes and zstd |
 | 3 | bins | residuals to nothing, sorted by label, pcodec |
-| 4 | planes-delta | residuals to the base's words, sorted by place, byte planes and zstd |
+| 4 | planes-delta | residuals to the base's words, byte planes and zstd |
 | 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
 
-Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`. A
-chunk has `CHUNK_WORDS` (262,144) words or, with scales, as many whole rows as fit in them.
+Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; planes
+are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144) words or, with scales, as many whole rows
+as fit in them.
 
 Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its
@@ -20,7 +21,7 @@ does so before it encodes (what it rounds to is then the target, for everybody).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, final
@@ -30,8 +31,9 @@ import numpy as np
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import Bins, Coder, Planes
 from flserve_app.codec.grouping import MIN_ROW, Grouping, read_grouping, read_row
-from flserve_app.codec.sorting import Labels, Places, Sorter
+from flserve_app.codec.sorting import Labels
 from flserve_app.codec.words import Words, residual, restore
+from flserve_app.errors import CodecError
 
 CHUNK_WORDS = 1 << 18
 
@@ -98,14 +100,14 @@ class ResidualOp:
         name: Its name in tables.
         uses_base: Whether residuals are taken to the base's words, or to nothing.
         coder: What makes bytes of them.
-        sorter: What sorts them first.
+        sorts: Whether they are sorted first; else there are no side bytes.
     """
 
     code: int
     name: str
     uses_base: bool
     coder: Coder
-    sorter: Callable[[Grouping, DType], Sorter]
+    sorts: bool
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
@@ -117,11 +119,13 @@ class ResidualOp:
 
     def open(self, side: memoryview, dtype: DType, words: int) -> Layout:
         """Return the layout of a tensor of so many words."""
+        if side and not self.sorts:
+            raise CodecError(f"op {self.name}: {len(side)} side bytes, expected none")
         return self.layout(dtype, read_grouping(side, words))
 
     def layout(self, dtype: DType, grouping: Grouping) -> Layout:
         """Return the layout with a grouping."""
-        return Residuals(op=self, dtype=dtype, grouping=grouping, sorter=self.sorter(grouping, dtype))
+        return Residuals(op=self, dtype=dtype, grouping=grouping, sorter=Labels(grouping, dtype))
 
 
 @final
@@ -132,7 +136,7 @@ class Residuals:
     op: ResidualOp
     dtype: DType
     grouping: Grouping
-    sorter: Sorter
+    sorter: Labels
 
     @property
     def side(self) -> bytes:
@@ -165,9 +169,9 @@ class Residuals:
         words = np.empty_like(out)
         order = self.sorter.order(span, held)
         if order is None:
-            self.op.coder.unpack(body, words, [slice(0, words.size)])
+            self.op.coder.unpack(body, [words])
         else:
-            self.op.coder.unpack(body, words, order.runs)
+            self.op.coder.unpack(body, [words[run] for run in order.runs])
             words = order.unsort(words)
         restore(words, held, self.dtype, out)
 
@@ -177,11 +181,10 @@ class Residuals:
 
 SAME = 0
 RAW = 1
-PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes(), sorter=Places)
-BINS = ResidualOp(code=3, name="bins", uses_base=False, coder=Bins(), sorter=Labels)
-PLANES_DELTA = ResidualOp(code=4, name="planes-delta", uses_base=True, coder=Planes(), sorter=Places)
-BINS_DELTA = ResidualOp(code=5, name="bins-delta", uses_base=True, coder=Bins(), sorter=Labels)
-
+PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes(), sorts=False)
+BINS = ResidualOp(code=3, name="bins", uses_base=False, coder=Bins(), sorts=True)
+PLANES_DELTA = ResidualOp(code=4, name="planes-delta", uses_base=True, coder=Planes(), sorts=False)
+BINS_DELTA = ResidualOp(code=5, name="bins-delta", uses_base=True, coder=Bins(), sorts=True)
 _ALL: tuple[Op, ...] = (PLANES, BINS, PLANES_DELTA, BINS_DELTA)
 OPS: Mapping[int, Op] = MappingProxyType({op.code: op for op in _ALL})
 NAMES: Mapping[int, str] = MappingProxyType({SAME: "same", RAW: "raw", **{op.code: op.name for op in _ALL}})

@@ -1,40 +1,24 @@
-"""Work over all cores, in order.
+"""Work over all cores, whose results are wanted in order and one by one.
 
-Jobs run on a pool of threads (numpy, zlib, zstandard and pcodec give up the interpreter lock), at most a few
-a core at a time, so that what is in flight is bounded. Results come in the order of the jobs: nothing depends
-on timing. A job never spreads its own work here, as it would wait for a pool that it fills.
+Jobs run on the process's threads, at most a few a core at a time, so that what is in flight is bounded; who waits
+for a result works along. Results come in the order of the jobs: nothing depends on timing. A job never spreads
+its own work here, as it would wait for a pool that it fills.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
-from typing import TypeVar
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-SERIAL_BELOW_BYTES = 1 << 18
+from flserve_app.artifact.threads import SERIAL_BELOW_BYTES, pool, workers
+
 _IN_FLIGHT_PER_WORKER = 4
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-
-def workers() -> int:
-    """Number of threads that jobs run on."""
-    return max(2, os.cpu_count() or 1)
-
-
-@cache
-def _pool(pid: int) -> ThreadPoolExecutor:
-    # By process: a fork has the pool's value but none of its threads.
-    return ThreadPoolExecutor(max_workers=workers(), thread_name_prefix="flserve-codec")
-
-
-def submit(function: Callable[[Job], Result], job: Job) -> Future[Result]:
-    """Have one job done on the same threads, after what waits already; for what nobody waits for yet."""
-    return _pool(os.getpid()).submit(function, job)
 
 
 def spread(function: Callable[[Job], Result], jobs: Iterable[Job], nbytes: int) -> Iterator[Result]:
@@ -48,18 +32,37 @@ def spread(function: Callable[[Job], Result], jobs: Iterable[Job], nbytes: int) 
     if nbytes < SERIAL_BELOW_BYTES:
         yield from map(function, jobs)
         return
-    running: deque[Future[Result]] = deque()
+    running: deque[_Task[Job, Result]] = deque()
     try:
         for job in jobs:
-            running.append(_pool(os.getpid()).submit(function, job))
+            running.append(_Task(job, pool().submit(function, job)))
             if len(running) >= _IN_FLIGHT_PER_WORKER * workers():
-                yield running.popleft().result()
+                yield _first(function, running)
         while running:
-            yield running.popleft().result()
+            yield _first(function, running)
     finally:
         # A failed job must not leave others writing to arrays that the caller has given up.
-        for future in running:
-            future.cancel()
-        for future in running:
-            if not future.cancelled():
-                future.exception()
+        for task in running:
+            task.future.cancel()
+        for task in running:
+            if not task.future.cancelled():
+                task.future.exception()
+
+
+@dataclass(slots=True)
+class _Task(Generic[Job, Result]):
+    """A job, and what another thread or the caller's will make of it."""
+
+    job: Job
+    future: Future[Result]
+
+
+def _first(function: Callable[[Job], Result], running: deque[_Task[Job, Result]]) -> Result:
+    """Take the first task out and return its result; until it is there, do jobs that no thread has begun."""
+    while not running[0].future.done():
+        mine = next((task for task in running if not task.future.done() and task.future.cancel()), None)
+        if mine is None:
+            break
+        mine.future = Future()
+        mine.future.set_result(function(mine.job))
+    return running.popleft().future.result()

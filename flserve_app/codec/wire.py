@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import final
 
-from flserve_app.codec.spread import spread
+from flserve_app.artifact.threads import gather
 from flserve_app.errors import CodecError
 
 SLICE_BYTES = 1 << 20
@@ -30,7 +30,7 @@ def varint(number: int) -> bytes:
 def checksum(data: memoryview) -> bytes:
     """Return CRC-32 over the CRC-32s (little-endian) of the 1 MiB slices; detects damage, not malice."""
     slices = [data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES)]
-    sums = spread(zlib.crc32, slices, len(data))
+    sums = gather(zlib.crc32, slices, len(data))
     return _checksum_of(b"".join(value.to_bytes(4, "little") for value in sums))
 
 

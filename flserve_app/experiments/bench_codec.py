@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec.spread import workers
+from flserve_app.artifact.threads import workers
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.checkpoints import Checkpoints, as_bfloat16, federated_checkpoints
 from flserve_app.experiments.peers import Contender, contenders, flat_words

@@ -17,8 +17,9 @@ import zstandard
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from flserve_app.artifact import Artifact, dtype_named
+from flserve_app.artifact.threads import workers
 from flserve_app.codec import decode, encode
-from flserve_app.codec.spread import spread, workers
+from flserve_app.codec.spread import spread
 from flserve_app.codec.words import Words, residual, restore, words_of
 from flserve_app.errors import MissingExtra
 from flserve_app.experiments.checkpoints import Checkpoints

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from flserve_app.artifact import Artifact
-from flserve_app.artifact.digest import CHUNK_BYTES, GrowingDigest, is_worth_spreading, tree_digests
+from flserve_app.artifact.digest import CHUNK_BYTES, FillingDigest, tree_digests
 
-STEPS = [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES]
+STEPS = [5000, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES]
 
 
 def test_digest_is_over_the_digests_of_chunks():
@@ -19,23 +19,22 @@ def test_digest_is_over_the_digests_of_chunks():
     ]
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("size", [0, 5, CHUNK_BYTES, 2 * CHUNK_BYTES + 7])
-def test_digest_of_a_buffer_that_grows_is_that_of_the_whole(size, step, elsewhere):
+def test_digest_of_a_buffer_filled_in_any_order_is_that_of_the_whole(size, step):
     data = np.random.RandomState(0).randint(0, 256, size, dtype=np.uint8)
     buffer = np.zeros(size, np.uint8)
+    digest = FillingDigest(buffer.data)
+
+    def fill(start):
+        stop = min(start + step, size)
+        buffer[start:stop] = data[start:stop]
+        digest.filled(start, stop)
+
     with ThreadPoolExecutor(2) as pool:
-        digest = GrowingDigest(buffer.data, pool.submit if elsewhere else None)
-        for stop in range(step, size + step, step):
-            buffer[stop - step : stop] = data[stop - step : stop]
-            digest.filled(min(stop, size))
-        assert digest.value() == tree_digests([data.data])[0]
-
-
-def test_small_data_are_hashed_on_the_spot():
-    assert not is_worth_spreading(CHUNK_BYTES)
-    assert is_worth_spreading(4 * CHUNK_BYTES)
+        for start in np.random.RandomState(1).permutation(range(0, size, step)).tolist():
+            pool.submit(fill, start)
+    assert digest.value() == tree_digests([data.data])[0]
 
 
 def test_artifact_made_with_its_digests_is_the_same():

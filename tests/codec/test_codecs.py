@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from flserve_app.artifact import Artifact
+from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import CODECS, Codec, decode, encode, inspect
+from flserve_app.codec.ops import PLANES
 from flserve_app.errors import CodecError
 from tests.codec.contract import CodecContract
 from tests.codec.examples import halved, network, trained
@@ -50,9 +51,9 @@ def test_rows_that_move_alike_are_coded_together():
         random.normal(0, 1e-4, old.shape) * 2.0 ** random.randint(-8, 1, (256, 1)) * 2.0 ** random.randint(-8, 1, 512)
     )
     base = Artifact({"w": old})
-    by_place = encode(Artifact({"w": (old + move).astype("f4")}), base)
+    by_place = encode(Artifact({"w": (old + move).astype("f4")}), base, "lossless-small")
     shuffled = random.permutation(move.reshape(-1)).reshape(old.shape)
-    anywhere = encode(Artifact({"w": (old + shuffled).astype("f4")}), base)
+    anywhere = encode(Artifact({"w": (old + shuffled).astype("f4")}), base, "lossless-small")
     assert len(by_place) < 0.93 * len(anywhere)
 
 
@@ -103,3 +104,8 @@ def test_codecs_cannot_be_changed():
 
 def test_codec_numbers_are_unique():
     assert len({codec.number for codec in CODECS.values()}) == len(CODECS)
+
+
+def test_planes_have_no_side_bytes():
+    with pytest.raises(CodecError, match="4 side bytes, expected none"):
+        PLANES.open(memoryview(b"\x10abc"), DTYPES["float32"], 64)

@@ -6,7 +6,7 @@ from numpy.random import RandomState
 
 from flserve_app.artifact import DTYPES
 from flserve_app.codec.grouping import Grouping
-from flserve_app.codec.sorting import BLOCKS_FROM, LABEL_RUN, LabelOrder, Labels, Places
+from flserve_app.codec.sorting import LABEL_RUN, LabelOrder, Labels
 from flserve_app.codec.words import words_of
 
 FLOAT = DTYPES["float32"]
@@ -45,8 +45,6 @@ def test_words_that_are_all_alike_are_not_sorted():
     assert Labels(Grouping(row=1), FLOAT).order(slice(0, 3), words(1, 1.5, -1.9)) is None
     assert Labels(Grouping(), FLOAT).order(slice(0, 3), words(1, 2, 3)) is None
     assert Labels(Grouping(row=1), DTYPES["int32"]).order(slice(0, 3), np.array([1, 2**30, 5], "<u4")) is None
-    for row in (0, 1):
-        assert Places(Grouping(row=row), FLOAT).order(slice(0, 3), words(1, 2, 3)) is None
 
 
 def test_runs_of_labels_are_whole_groups_and_cover_all():
@@ -59,35 +57,11 @@ def test_runs_of_labels_are_whole_groups_and_cover_all():
     assert cuts(few.runs) == [(0, 100)]
 
 
-def test_rows_and_columns_are_sorted_by_signed_scale_stably():
-    scales = np.array([0, -3, -3] + [0, -1] * 8, np.int8).tobytes()
-    order = Places(Grouping(row=16, scales=scales), FLOAT).order(slice(0, 48), None)
-    columns = [*range(1, 16, 2), *range(0, 16, 2)]
-    assert order.sort(np.arange(48, dtype="<u4")).tolist() == [16 * row + c for row in (1, 2, 0) for c in columns]
-    assert cuts(order.runs) == [(0, 48)]
-
-
-def test_rows_of_a_later_span_have_their_own_scales():
-    scales = bytes([1, 2, 4, 3]) + bytes(16)
-    order = Places(Grouping(row=16, scales=scales), FLOAT).order(slice(32, 64), None)
-    assert order.sort(np.arange(32, dtype="<u4")).tolist() == [*range(16, 32), *range(16)]
-
-
-def test_large_chunk_is_cut_in_half_both_ways():
-    row, rows = 129, BLOCKS_FROM // 129 + 1
-    order = Places(Grouping(row=row, scales=bytes(rows + row)), FLOAT).order(slice(0, rows * row), None)
-    place = np.arange(rows * row, dtype="<u4").reshape(rows, row)
-    blocks = [half for part in np.split(place, [rows // 2]) for half in np.split(part, [64], axis=1)]
-    assert cuts(order.runs)[0] == (0, rows // 2 * 64)
-    for run, block in zip(order.runs, blocks, strict=True):
-        assert order.sort(place.reshape(-1))[run].tolist() == block.reshape(-1).tolist()
-
-
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 300), st.integers(16, 300), st.sampled_from(["<u1", "<u2", "<u4", "<u8"]), st.booleans())
-def test_sorted_words_come_back(rows, row, word, by_place):
+@given(st.integers(1, 300), st.integers(16, 300), st.sampled_from(["<u1", "<u2", "<u4", "<u8"]))
+def test_sorted_words_come_back(rows, row, word):
     scales = RandomState(rows).randint(0, 256, rows + row).astype(np.uint8).tobytes()
-    sorter = (Places if by_place else Labels)(Grouping(row=row, scales=scales), FLOAT)
+    sorter = Labels(Grouping(row=row, scales=scales), FLOAT)
     values = RandomState(row).randint(0, 1 << 31, rows * row).astype(word)
     order = sorter.order(slice(0, values.size), None)
     if order is not None:

@@ -1,10 +1,10 @@
-import os
 import threading
 import time
 
 import pytest
 
-from flserve_app.codec.spread import SERIAL_BELOW_BYTES, spread
+from flserve_app.artifact.threads import SERIAL_BELOW_BYTES, workers
+from flserve_app.codec.spread import spread
 
 LARGE = SERIAL_BELOW_BYTES
 
@@ -20,7 +20,22 @@ def test_results_come_in_the_order_of_the_jobs():
 def test_small_work_stays_on_the_callers_thread():
     here = threading.current_thread()
     assert set(spread(lambda _: threading.current_thread(), range(9), LARGE - 1)) == {here}
-    assert here not in set(spread(lambda _: threading.current_thread(), range(9), LARGE))
+
+
+def test_who_waits_works_along():
+    here, pause = threading.current_thread(), threading.Event()
+
+    def job(number):
+        if threading.current_thread() is not here:
+            pause.wait(10)
+        return threading.current_thread() is here
+
+    # The other threads are stuck with one job each: without the caller's help nothing else would be done.
+    results = spread(job, range(4 * workers()), LARGE)
+    timer = threading.Timer(0.3, pause.set)
+    timer.start()
+    assert sum(results) >= 3 * workers()
+    timer.join()
 
 
 def test_failure_waits_for_jobs_in_flight():
@@ -44,13 +59,3 @@ def test_jobs_are_taken_a_few_ahead():
     next(results)
     results.close()
     assert len(taken) < 1000
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_pool_works_after_a_fork():
-    list(spread(str, range(9), LARGE))
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if list(spread(str, range(9), LARGE)) == list(map(str, range(9))) else 1)
-    assert os.waitpid(child, 0)[1] == 0
