@@ -1,10 +1,11 @@
 """Bytes by digest and the catalog of versions; knows no codecs, no clients and no frameworks."""
 
-from flserve_app.store.blobs import BlobStore, DirBlobs, MemoryBlobs, check_digest
+from flserve_app.store.blobs import BlobStore, MemoryBlobs, check_digest
 from flserve_app.store.catalog import Catalog
 from flserve_app.store.claims import Sweeper
 from flserve_app.store.clients import Clients
 from flserve_app.store.database import Database
+from flserve_app.store.dir_blobs import DirBlobs
 from flserve_app.store.files import make_folder, write_file, writing_file
 from flserve_app.store.inventory import Inventory
 from flserve_app.store.labels import Expected, Labels
