@@ -1,6 +1,7 @@
 """Artifacts kept as payloads: a chain of deltas with a full keyframe at intervals.
 
-Keeping encodes and makes the payload durable, but names it nowhere: that is the catalog's commit. Loading takes
+Keeping writes a payload while it is encoded, so that it is never in memory as a whole, and makes it durable, but
+names it nowhere: that is the catalog's commit. Loading takes
 the cheapest chain from a keyframe or from a recent artifact, one step after another, and verifies each. A payload
 that is damaged or gone is avoided as long as another chain leads there.
 """
@@ -11,12 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import final
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import encode
+from flserve_app.codec import encode_parts
 from flserve_app.errors import FlserveError, NotFound, StoreError
 from flserve_app.registry.derive import apply
 from flserve_app.registry.history import cheapest_chain, delta_is_too_big, keyframe_is_due
 from flserve_app.registry.recent import RecentArtifacts
-from flserve_app.store import BlobStore, Catalog, Edge
+from flserve_app.store import BlobStore, Catalog, Edge, NewBlob
 
 
 @final
@@ -58,9 +59,15 @@ class Archive:
         """
         if self._catalog.edges_behind(artifact.digest):
             return None
-        payload, base = self._encode(artifact, base)
-        blob = self._blobs.put(payload)
-        return Edge(target=artifact.digest, base=base, codec=self._codec, blob=blob, nbytes=len(payload))
+        chain, source = ((), None) if base is None else self._source(base)
+        if source is None:
+            return self._keyframe(artifact)
+        with self._blobs.writing(encode_parts(artifact, source, self._codec)) as delta:
+            if delta_is_too_big(delta.nbytes, chain):
+                with self._blobs.writing(encode_parts(artifact, None, self._codec)) as keyframe:
+                    if keyframe.nbytes <= delta.nbytes:
+                        return self._kept(keyframe, artifact, None)
+            return self._kept(delta, artifact, base)
 
     def remember(self, artifact: Artifact) -> None:
         """Keep an artifact in memory as the most recent one."""
@@ -83,8 +90,7 @@ class Archive:
 
     def keyframe(self, digest: str) -> Edge:
         """Make a kept artifact stand alone: its payload is durable, its edge left to the catalog."""
-        payload = encode(self.load(digest), None, self._codec)
-        return Edge(target=digest, base=None, codec=self._codec, blob=self._blobs.put(payload), nbytes=len(payload))
+        return self._keyframe(self.load(digest))
 
     def forget(self, digests: Iterable[str]) -> None:
         """Drop artifacts from memory."""
@@ -101,6 +107,14 @@ class Archive:
             return None if edge is None else self._blobs.get(edge.blob, max_bytes=edge.nbytes)
         except NotFound:  # collected since, or lost: it can be made again
             return None
+
+    def _keyframe(self, artifact: Artifact) -> Edge:
+        with self._blobs.writing(encode_parts(artifact, None, self._codec)) as keyframe:
+            return self._kept(keyframe, artifact, None)
+
+    def _kept(self, payload: NewBlob, artifact: Artifact, base: str | None) -> Edge:
+        payload.keep()
+        return Edge(target=artifact.digest, base=base, codec=self._codec, blob=payload.digest, nbytes=payload.nbytes)
 
     def _derive(self, digest: str, recent: Mapping[str, Artifact]) -> Artifact:
         failed: dict[str, FlserveError] = {}
@@ -123,18 +137,7 @@ class Archive:
                     return artifact
 
     def _apply(self, edge: Edge, base: Artifact | None) -> Artifact:
-        return apply(edge, self._blobs.get(edge.blob, max_bytes=edge.nbytes), base)
-
-    def _encode(self, artifact: Artifact, base: str | None) -> tuple[bytes, str | None]:
-        chain, source = ((), None) if base is None else self._source(base)
-        if source is None:
-            return encode(artifact, None, self._codec), None
-        delta = encode(artifact, source, self._codec)
-        if delta_is_too_big(len(delta), chain):
-            keyframe = encode(artifact, None, self._codec)
-            if len(keyframe) <= len(delta):
-                return keyframe, None
-        return delta, base
+        return apply(edge, self._blobs.view(edge.blob, max_bytes=edge.nbytes), base)
 
     def _source(self, base: str) -> tuple[tuple[Edge, ...], Artifact | None]:
         """Return the chain to a base, and the base unless a keyframe is due or it cannot be made."""

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, Self, final
 
 from flserve_app.errors import StoreError
+from flserve_app.store.mapped import mapped
 
 _BLOCK = 512
 _SIZE = slice(124, 136)
 _MAX_BYTES = 8**11 - 1  # what eleven octal digits can say
 
 
-def write_member(file: BinaryIO, name: str, data: bytes) -> None:
+def write_member(file: BinaryIO, name: str, data: bytes | memoryview) -> None:
     """Append a member.
 
     Args:
@@ -95,14 +96,21 @@ class MemberReader:
         """Return some bytes of the file. Raises StoreError if it ends before."""
         return self._read(start, size)
 
+    def view(self, start: int, size: int) -> tuple[memoryview, str]:
+        """Return some bytes of the file where they lie, and their hex SHA-256. Raises StoreError."""
+        self._check_size(start, size)
+        try:
+            return mapped(self._file, start, size)
+        except OSError as error:
+            raise StoreError(f"cannot read bundle {self._path}: {error.strerror}") from error
+
     def check_end(self) -> None:
         """Check that nothing follows but the end. Raises StoreError."""
         if self._size != self._position + 2 * _BLOCK or any(self._read(self._position, 2 * _BLOCK)):
             raise StoreError(f"bundle {self._path}: what follows the last payload is not its end")
 
     def _read(self, start: int, size: int) -> bytes:
-        if start + size > self._size:  # before memory is taken for it
-            raise StoreError(f"bundle {self._path} is cut short: {self._size} bytes, expected {start + size} or more")
+        self._check_size(start, size)
         try:
             self._file.seek(start)
             data = self._file.read(size)
@@ -111,6 +119,11 @@ class MemberReader:
         if len(data) != size:
             raise StoreError(f"bundle {self._path} changed while it was read")
         return data
+
+    def _check_size(self, start: int, size: int) -> None:
+        """Check, before memory is taken for it, that the file has so many bytes."""
+        if start + size > self._size:
+            raise StoreError(f"bundle {self._path} is cut short: {self._size} bytes, expected {start + size} or more")
 
 
 def _header(name: str, size: int) -> bytes:

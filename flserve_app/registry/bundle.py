@@ -9,7 +9,6 @@ content it is a conflict, and nothing is written.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +57,7 @@ def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -
     with writing_file(path) as file:
         write_member(file, MANIFEST, to_json(contents))
         for edge in contents.payloads:
-            write_member(file, _name(edge), registry.blobs.get(edge.blob, max_bytes=edge.nbytes))
+            write_member(file, _name(edge), registry.blobs.view(edge.blob, max_bytes=edge.nbytes))
         write_end(file)
     return contents
 
@@ -133,9 +132,9 @@ def _admit(registry: Registry, reader: MemberReader, contents: Contents, places:
     registry.catalog.admit(contents.model, contents.versions, contents.payloads, contents.sizes, now=registry.clock())
 
 
-def _payload(reader: MemberReader, edge: Edge, places: Mapping[str, int]) -> bytes:
-    data = reader.at(places[edge.blob], edge.nbytes)
-    if (found := hashlib.sha256(data).hexdigest()) != edge.blob:
+def _payload(reader: MemberReader, edge: Edge, places: Mapping[str, int]) -> memoryview:
+    data, found = reader.view(places[edge.blob], edge.nbytes)
+    if found != edge.blob:
         raise CorruptBlob(f"its content has SHA-256 {found}")
     return data
 

@@ -30,7 +30,7 @@ class Derived:
     error: FlserveError | None = None
 
 
-def apply(edge: Edge, payload: bytes, base: Artifact | None) -> Artifact:
+def apply(edge: Edge, payload: bytes | memoryview, base: Artifact | None) -> Artifact:
     """Return the artifact that an edge's payload makes of its base.
 
     Raises:
@@ -43,7 +43,7 @@ def apply(edge: Edge, payload: bytes, base: Artifact | None) -> Artifact:
     return artifact
 
 
-def derive_all(edges: Iterable[Edge], read: Callable[[Edge], bytes]) -> Iterator[Derived]:
+def derive_all(edges: Iterable[Edge], read: Callable[[Edge], bytes | memoryview]) -> Iterator[Derived]:
     """Yield what becomes of every payload.
 
     Args:
@@ -75,7 +75,7 @@ def derive_all(edges: Iterable[Edge], read: Callable[[Edge], bytes]) -> Iterator
             yield Derived(edge=edge, error=NotFound(f"it needs {str(base_digest)[:12]}, which cannot be made"))
 
 
-def _derived(edge: Edge, read: Callable[[Edge], bytes], base: Artifact | None) -> Derived:
+def _derived(edge: Edge, read: Callable[[Edge], bytes | memoryview], base: Artifact | None) -> Derived:
     try:
         return Derived(edge=edge, artifact=apply(edge, read(edge), base))
     except FlserveError as error:

@@ -8,12 +8,11 @@ blobs that nothing names, are no damage: a crash or a publisher at work leaves t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flserve_app.codec import CODECS, encode
+from flserve_app.codec import CODECS, encode_parts
 from flserve_app.errors import FlserveError, NotFound
 from flserve_app.registry.derive import derive_all
 from flserve_app.registry.registry import Registry
@@ -109,7 +108,7 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     edges = inventory.edges if model is None else _behind(chosen, inventory.edges)
     failed: dict[str, FlserveError] = {}
     sizes: dict[str, int] = {}
-    for done in derive_all(edges, lambda edge: registry.blobs.get(edge.blob, max_bytes=edge.nbytes)):
+    for done in derive_all(edges, lambda edge: registry.blobs.view(edge.blob, max_bytes=edge.nbytes)):
         if done.artifact is not None:
             sizes[done.edge.target] = done.artifact.nbytes
         elif done.error is not None:
@@ -163,7 +162,7 @@ def _damage(
 
 def _is_damaged(registry: Registry, edge: Edge) -> bool:
     try:
-        registry.blobs.get(edge.blob, max_bytes=edge.nbytes)
+        registry.blobs.view(edge.blob, max_bytes=edge.nbytes)
     except FlserveError:
         return True
     return False
@@ -174,7 +173,7 @@ def _state_damage(registry: Registry, inventory: Inventory, model: str | None) -
         if model not in (None, owner):
             continue
         try:
-            registry.blobs.get(state.blob, max_bytes=state.nbytes)
+            registry.blobs.view(state.blob, max_bytes=state.nbytes)
         except FlserveError as error:
             yield Damage(
                 blob=state.blob,
@@ -221,8 +220,7 @@ def _put_back(registry: Registry, edge: Edge) -> bool:
     if edge.codec not in CODECS:
         return False
     base = None if edge.base is None else registry.archive.load(edge.base)
-    payload = encode(registry.archive.load(edge.target), base, edge.codec)
-    if hashlib.sha256(payload).hexdigest() != edge.blob:
-        return False
-    registry.blobs.put(payload)
-    return True
+    with registry.blobs.writing(encode_parts(registry.archive.load(edge.target), base, edge.codec)) as payload:
+        if payload.digest == edge.blob:
+            payload.keep()
+        return payload.digest == edge.blob

@@ -1,6 +1,6 @@
 """Bytes by digest and the catalog of versions; knows no codecs, no clients and no frameworks."""
 
-from flserve_app.store.blobs import BlobStore, MemoryBlobs, check_digest
+from flserve_app.store.blobs import BlobStore, MemoryBlobs, NewBlob, check_digest
 from flserve_app.store.catalog import Catalog
 from flserve_app.store.claims import Sweeper
 from flserve_app.store.clients import Clients
@@ -29,6 +29,7 @@ __all__ = [
     "LabelMove",
     "Labels",
     "MemoryBlobs",
+    "NewBlob",
     "Removal",
     "Remover",
     "Run",

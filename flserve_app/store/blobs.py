@@ -1,15 +1,17 @@
 """Bytes by their SHA-256.
 
 A blob's name is the digest of its content, so a blob never changes, putting it twice is putting it once, and
-what was read can be checked against the name. `put` returns when the blob is durable; `get` returns verified
-bytes or raises. A digest is checked to be 64 lower-case hex digits before anything is done with it.
+what was read can be checked against the name. `put` and `keep` return when the blob is durable; `get` and `view`
+return verified bytes or raise. Large content need not be in memory as a whole: `writing` takes it part by part,
+and `view` gives it where it lies. A digest is checked to be 64 lower-case hex digits before anything is done with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Protocol, final
 
@@ -19,14 +21,35 @@ DEFAULT_MAX_BYTES = 8 << 30
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+class NewBlob(Protocol):
+    """Content that is written and hashed, and no blob unless it is kept."""
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the content."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the content."""
+
+    def keep(self) -> None:
+        """Make it a blob. Raises StoreError if it cannot."""
+
+
 class BlobStore(Protocol):
     """Where blobs live. Iterating gives the digests, in no particular order."""
 
     def put(self, data: bytes | memoryview) -> str:
         """Keep bytes; return their hex SHA-256. Raises StoreError if it cannot."""
 
+    def writing(self, parts: Iterable[bytes | memoryview]) -> AbstractContextManager[NewBlob]:
+        """Write content for the time of a block; it is a blob afterwards if it was kept. Raises StoreError."""
+
     def get(self, digest: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         """Return a blob, verified. Raises NotFound, CorruptBlob, or StoreError if it is larger than `max_bytes`."""
+
+    def view(self, digest: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> memoryview:
+        """Return a blob as `get` does, without a copy of it in memory if it is large."""
 
     def has(self, digest: str) -> bool:
         """Whether a blob is there; its content is not read."""
@@ -81,10 +104,19 @@ class MemoryBlobs:
         self._blobs.setdefault(digest, bytes(data))
         return digest
 
+    @contextmanager
+    def writing(self, parts: Iterable[bytes | memoryview]) -> Iterator[NewBlob]:
+        """Take the parts together."""
+        yield _InMemory(self, b"".join(parts))
+
     def get(self, digest: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         """Return a blob."""
         check_size(digest, self.size(digest), max_bytes)
         return self._blobs[digest]
+
+    def view(self, digest: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> memoryview:
+        """Return a blob."""
+        return memoryview(self.get(digest, max_bytes=max_bytes))
 
     def has(self, digest: str) -> bool:
         """Whether a blob is there."""
@@ -115,6 +147,16 @@ class MemoryBlobs:
 
     def tidy(self, time: datetime) -> None:
         """Do nothing."""
+
+
+@final
+class _InMemory:
+    def __init__(self, blobs: MemoryBlobs, data: bytes) -> None:
+        self._blobs, self._data = blobs, data
+        self.digest, self.nbytes = hashlib.sha256(data).hexdigest(), len(data)
+
+    def keep(self) -> None:
+        self._blobs.put(self._data)
 
 
 def check_size(digest: str, size: int, max_bytes: int) -> None:

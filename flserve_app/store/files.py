@@ -1,8 +1,9 @@
 """Files that are there completely or not at all.
 
-A file is written under a temporary name in the folder it belongs to, synced, renamed over its name, and the
-folder is synced: after a crash at any point the name stands for the old content or for the new one. What a
-crash leaves behind is a file whose name starts with `TEMPORARY`; readers skip those. POSIX only.
+A file is written under a temporary name in the file system it belongs to, synced, renamed over its name, and the
+folder is synced: after a crash at any point the name stands for the old content or for the new one. Its name may
+be settled when all is written. What a crash leaves behind is a file whose name starts with `TEMPORARY`; readers
+skip those. POSIX only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, final
 
 from flserve_app.errors import StoreError
 
@@ -44,21 +45,52 @@ def writing_file(path: Path, what: str = "") -> Iterator[BinaryIO]:
     Raises:
         StoreError: If the system cannot (disk full, no permission); nothing then stands there that was not before.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    with new_file(path.parent, f"{path}{what}") as new:
+        yield new.file
+        new.name(path)
+
+
+@final
+class NewFile:
+    """A file that has a temporary name yet.
+
+    Attributes:
+        file: What to write to.
+    """
+
+    def __init__(self, file: BinaryIO, temporary: Path) -> None:
+        self.file = file
+        self._temporary = temporary
+
+    def name(self, path: Path) -> None:
+        """Put it in its place, durably, instead of what stands there. Raises OSError."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        os.replace(self._temporary, path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def new_file(folder: Path, what: str) -> Iterator[NewFile]:
+    """Write a file whose name may be settled later; when the block ends it is gone, unless it was named.
+
+    Args:
+        folder: Where it lies meanwhile, on the file system it is meant for; it must exist.
+        what: Names it in an error.
+
+    Raises:
+        StoreError: If the system cannot (disk full, no permission), for any `OSError` in the block.
+    """
+    temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as file:
+            try:
+                yield NewFile(file, temporary)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot write {path}{what}: {error.strerror}") from error
+        raise StoreError(f"cannot write {what}: {error.strerror}") from error
 
 
 def make_folder(path: Path) -> None:

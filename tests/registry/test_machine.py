@@ -24,8 +24,10 @@ class FullDisk:
     def __init__(self, inner):
         self._inner = inner
 
-    def put(self, data):
+    def writing(self, parts):
         raise StoreError("cannot write: No space left on device")
+
+    put = writing
 
     def __getattr__(self, name):
         return getattr(self._inner, name)

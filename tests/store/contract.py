@@ -58,7 +58,42 @@ class BlobStoreContract(ABC):
         with pytest.raises(NotFound, match=ABSENT):
             blobs.get(ABSENT)
         with pytest.raises(NotFound, match=ABSENT):
+            blobs.view(ABSENT)
+        with pytest.raises(NotFound, match=ABSENT):
             blobs.size(ABSENT)
+
+    @pytest.mark.parametrize("size", [0, 1, 4096, 3_000_003])
+    def test_what_was_written_in_parts_and_kept_is_a_blob(self, blobs, size):
+        data = hashlib.shake_128(b"parts").digest(size)
+        with blobs.writing([data[:100], memoryview(data)[100:]]) as new:
+            assert (new.digest, new.nbytes) == (hashlib.sha256(data).hexdigest(), size)
+            assert not blobs.has(new.digest)
+            new.keep()
+        assert blobs.get(new.digest) == data
+        assert blobs.view(new.digest) == data
+        assert list(blobs) == [new.digest]
+
+    def test_what_was_not_kept_is_nothing(self, blobs):
+        with blobs.writing([b"dropped"]) as new:
+            pass
+        assert not blobs.has(new.digest)
+        with pytest.raises(ZeroDivisionError), blobs.writing(bytes([1 // part]) for part in (1, 0)):
+            pass
+        assert list(blobs) == []
+
+    def test_keeping_what_is_there_is_keeping_it_once(self, blobs):
+        digest = blobs.put(b"same")
+        with blobs.writing([b"sa", b"me"]) as one, blobs.writing([b"same"]) as other:
+            one.keep()
+            other.keep()
+        assert list(blobs) == [digest]
+        assert blobs.get(digest) == b"same"
+
+    def test_a_view_outlives_its_blob(self, blobs):
+        data = hashlib.shake_128(b"view").digest(2_000_000)
+        view = blobs.view(blobs.put(data))
+        blobs.delete(hashlib.sha256(data).hexdigest())
+        assert view == data
 
     def test_a_deleted_blob_is_gone_and_can_return(self, blobs):
         digest = blobs.put(b"twice")
@@ -72,14 +107,15 @@ class BlobStoreContract(ABC):
     def test_more_bytes_than_expected_are_refused(self, blobs):
         digest = blobs.put(b"12345")
         assert blobs.get(digest, max_bytes=5) == b"12345"
-        with pytest.raises(StoreError, match="5 bytes, at most 4"):
-            blobs.get(digest, max_bytes=4)
+        for verb in (blobs.get, blobs.view):
+            with pytest.raises(StoreError, match="5 bytes, at most 4"):
+                verb(digest, max_bytes=4)
 
     @pytest.mark.parametrize(
         "digest", ["", "ab", "../" + "a" * 61, "A" * 64, "a" * 63, "a" * 65, "a" * 63 + "\n", "a" * 64 + "\n", None]
     )
     def test_what_is_no_digest_is_refused(self, blobs, digest):
-        for verb in (blobs.get, blobs.has, blobs.size, blobs.delete):
+        for verb in (blobs.get, blobs.view, blobs.has, blobs.size, blobs.delete):
             with pytest.raises(StoreError, match="64 lower-case hex"):
                 verb(digest)
 

@@ -1,4 +1,5 @@
 import resource
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,23 @@ def test_a_damaged_blob_is_never_returned(place, damage):
         DirBlobs(place).get(digest)
 
 
+@pytest.mark.parametrize("size", [1000, 2_000_000])
+def test_a_damaged_blob_is_never_viewed(place, size):
+    digest = DirBlobs(place).put(bytes(size))
+    file_of(place, digest).write_bytes(bytes(size - 1) + b"x")
+    with pytest.raises(CorruptBlob, match=digest):
+        DirBlobs(place).view(digest)
+
+
+def test_keeping_heals_a_damaged_blob(place):
+    blobs = DirBlobs(place)
+    digest = blobs.put(b"content")
+    file_of(place, digest).write_bytes(b"")
+    with blobs.writing([b"content"]) as new:
+        new.keep()
+    assert blobs.get(digest) == b"content"
+
+
 @pytest.mark.parametrize("damage", [b"", b"contenT", b"content+"])
 def test_putting_again_heals_a_damaged_blob(place, damage):
     blobs = DirBlobs(place)
@@ -55,8 +73,13 @@ def test_what_a_crash_left_behind_is_skipped(place):
     blobs = DirBlobs(place)
     digest = blobs.put(b"content")
     (place / digest[:2] / ".tmp-0123").write_bytes(b"half")
+    (place / ".tmp-4567").write_bytes(b"half")
     (place / digest[:2] / "README").write_bytes(b"strange")
     assert list(blobs) == [digest]
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert len(list(blobs.leftovers(later))) == 2
+    blobs.tidy(later)
+    assert sorted(path.name for path in files_below(place)) == sorted([digest, "README"])
 
 
 def test_a_full_disk_is_one_clear_error_and_no_half_blob(place):
@@ -67,6 +90,9 @@ def test_a_full_disk_is_one_clear_error_and_no_half_blob(place):
     try:
         with pytest.raises(StoreError, match=r"cannot write .* \(100000 bytes\): File too large"):
             blobs.put(bytes(100_000))
+        parts = (bytes(1000) for _ in range(100))
+        with pytest.raises(StoreError, match=r"cannot write a blob in .*: File too large"), blobs.writing(parts) as new:
+            new.keep()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(blobs) == [kept]

@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 from sqlalchemy import Engine, event
 
@@ -55,20 +57,33 @@ def die():
 
 
 class DyingBlobs:
+    """Dies before, within or after making a blob; one that was written and is not kept does not count."""
+
     def __init__(self, inner, death, folder):
         self.inner, self.death, self.folder = inner, death, folder
 
     def put(self, data):
+        return self.made(data, lambda: self.inner.put(data))
+
+    @contextmanager
+    def writing(self, parts):
+        data = b"".join(parts)
+        with self.inner.writing([data]) as new:
+            yield SimpleNamespace(digest=new.digest, nbytes=new.nbytes, keep=lambda: self.made(data, new.keep))
+
+    def made(self, data, make):
         self.death.count("blob")
-        if self.death.armed and self.death.reached("blob", "before"):
-            die()
+        self.at("before")
         if self.death.armed and self.death.reached("blob", "within"):
             (self.folder / ".tmp-half").write_bytes(data[: len(data) // 2])
             die()
-        digest = self.inner.put(data)
-        if self.death.armed and self.death.reached("blob", "after"):
+        done = make()
+        self.at("after")
+        return done
+
+    def at(self, where):
+        if self.death.armed and self.death.reached("blob", where):
             die()
-        return digest
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
