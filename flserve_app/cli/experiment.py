@@ -43,7 +43,7 @@ def bench_codec(
 @bench_app.command("big")
 def bench_big(
     gigabytes: Annotated[float, typer.Option(min=0.01, help="Size of the model, 2**30 bytes.")] = 1.0,
-    cap: Annotated[float, typer.Option(help="Gigabytes the process may take for its data.")] = 12.0,
+    cap: Annotated[float, typer.Option(help="Gigabytes the process may take for its data.")] = 9.0,
 ) -> None:
     """Take a large model through codec, store and a federated round, under a cap on memory."""
     from flserve_app.experiments import bench_big as bench

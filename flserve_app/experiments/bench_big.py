@@ -1,7 +1,7 @@
 """`flserve bench big`: what memory a large model takes on its way, under a cap.
 
 One process does it all, phase after phase, and cannot take more than the cap for its data (RLIMIT_DATA): make two
-versions, encode and decode the difference, publish both to a store and load them again, then a federated round
+versions, encode and decode the difference, publish both to a store, load and verify them, then a federated round
 over the in-process engine: version 0 travels in full, the client's update back, version 1 as a delta, and the
 client verifies what it holds. The peak is what the process itself had in memory at most (VmHWM), files that it had
 mapped included. Linux only.
@@ -34,7 +34,7 @@ from flserve_app.client.records import to_artifact, to_record
 from flserve_app.codec import decode, encode
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.inprocess import InProcessGrid
-from flserve_app.registry import Registry
+from flserve_app.registry import Registry, verify
 from flserve_app.strategy import VersionedStrategy
 
 # Shares of the whole; the largest tensor has a quarter.
@@ -175,7 +175,11 @@ def _measure(gigabytes: float, folder: Path) -> list[Phase]:
     with Registry.open(folder / "store") as registry:
         loaded = meter.step("load and verify v1", registry.load, digest, kept=True)
         _check(loaded.digest, digest)
-    del loaded, registry
+    del loaded
+    with Registry.open(folder / "store") as registry:
+        report = meter.step("verify the store", verify, registry)
+        _check((report.clean, report.payloads), (True, 2))
+    del report, registry
     meter.step("a federated round", _federate, first, folder / "run")
     return meter.phases
 
@@ -212,7 +216,7 @@ def _app() -> ClientApp:
 
 def _check(found: object, expected: object) -> None:
     if found != expected:
-        raise FlserveError(f"the round ended with {found}, expected {expected}")
+        raise FlserveError(f"a phase ended with {found}, expected {expected}")
 
 
 def _main(settings: str) -> None:

@@ -13,6 +13,7 @@ One thread runs the clients, one message after the other, because PyTorch's rand
 from __future__ import annotations
 
 import copy
+import gc
 import secrets
 import threading
 import time
@@ -21,7 +22,7 @@ from queue import SimpleQueue
 from typing import final
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -30,6 +31,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 POLL_SECONDS = 0.001
 MOST_POLL_SECONDS = 0.05
+LARGE_BYTES = 64 << 20
 
 
 @final
@@ -132,11 +134,19 @@ class InProcessGrid(Grid):
 
     def _work(self) -> None:
         while (message := self._inbox.get()) is not None:
-            reply = self._serve(message)
-            if reply is not None:
-                reply.metadata.__dict__["_message_id"] = str(uuid4())
-                with self._lock:
-                    self._replies[message.metadata.message_id] = copy.deepcopy(reply)
+            self._answer(message)
+            large = _nbytes(message) >= LARGE_BYTES
+            # What the app made of it would stay until the next comes; and the records of Flower hold themselves.
+            del message
+            if large:
+                gc.collect()
+
+    def _answer(self, message: Message) -> None:
+        reply = self._serve(message)
+        if reply is not None:
+            reply.metadata.__dict__["_message_id"] = str(uuid4())
+            with self._lock:
+                self._replies[message.metadata.message_id] = copy.deepcopy(reply)
 
     def _serve(self, message: Message) -> Message | None:
         node_id = message.metadata.dst_node_id
@@ -153,3 +163,8 @@ class InProcessGrid(Grid):
             return None
         self._contexts[node_id] = context
         return reply
+
+
+def _nbytes(message: Message) -> int:
+    records = message.content.values() if message.has_content() else ()
+    return sum(len(array.data) for record in records if isinstance(record, ArrayRecord) for array in record.values())

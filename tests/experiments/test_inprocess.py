@@ -1,12 +1,13 @@
 """The in-process engine has Flower's semantics."""
 
 import time
+import weakref
 
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from flserve_app.experiments.inprocess import InProcessGrid
+from flserve_app.experiments.inprocess import LARGE_BYTES, InProcessGrid
 
 
 def counting_app():
@@ -54,6 +55,25 @@ def test_messages_are_copied_on_the_way(grid):
     messages = order(grid, "count")
     list(grid.send_and_receive(messages, timeout=5))
     assert messages[0].content["config"]["order"] == "count"
+
+
+def test_what_was_large_is_gone_when_it_is_answered():
+    app, seen = ClientApp(), []
+
+    @app.train()
+    def train(message, context):
+        seen.append(weakref.ref(message.content.array_records["arrays"]))
+        return Message(RecordDict(), reply_to=message)
+
+    with InProcessGrid(app, 1) as grid:
+        array = Array("uint8", (LARGE_BYTES,), "plain", bytes(LARGE_BYTES))
+        content = RecordDict({"arrays": ArrayRecord({"a": array})})
+        messages = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
+        assert len(list(grid.send_and_receive(messages, timeout=5))) == 1
+        deadline = time.monotonic() + 5
+        while seen[0]() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert seen[0]() is None
 
 
 def test_an_exception_is_an_error_reply_and_leaves_the_context_as_it_was(grid):
