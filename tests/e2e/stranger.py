@@ -78,11 +78,40 @@ def train(message, context):
 '''
 
 
-def write_stranger(folder: Path, orders: Path, size: int = 2000) -> Path:
-    """Write the project; returns its folder."""
+NETWORK = '''
+def network(message, context, call_next):
+    """Stand where the network is: flip a bit of what passes, down or up, once for each order."""
+    server_round = message.content.get("config", {"server-round": "greeting"})["server-round"]
+    order = ORDERS / f"{context.node_config['partition-id']}-{server_round}"
+    way = order.read_text() if order.exists() else ""
+    if way == "down":
+        order.unlink()
+        flip(message.content)
+    reply = call_next(message, context)
+    if way == "up":
+        order.unlink()
+        flip(reply.content)
+    return reply
+
+
+def flip(content):
+    array = content["flserve.payload"]["payload"]
+    data = bytearray(array.data)
+    data[len(data) // 2] ^= 1
+    damaged = Array(array.dtype, array.shape, array.stype, bytes(data))
+    content["flserve.payload"] = ArrayRecord({"payload": damaged})
+'''
+
+
+def write_stranger(folder: Path, orders: Path, size: int = 2000, *, network: bool = False) -> Path:
+    """Write the project, perhaps with a network that obeys orders too; returns its folder."""
     folder.mkdir()
     orders.mkdir()
     (folder / "pyproject.toml").write_text(PYPROJECT)
-    (folder / "stranger_app.py").write_text(APP.format(orders=str(orders), size=size))
+    app = APP.format(orders=str(orders), size=size)
+    if network:
+        app = app.replace("mods=[versioned_mod]", "mods=[network, versioned_mod]")
+        app = app.replace("server = ServerApp()", f"{NETWORK}\n\nserver = ServerApp()")
+    (folder / "stranger_app.py").write_text(app)
     (folder / "README.md").write_text("# stranger\n")
     return folder

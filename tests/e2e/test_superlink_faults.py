@@ -1,5 +1,6 @@
 """A deployment that changes while it runs: a node comes late, one leaves for good, the server is killed."""
 
+import ast
 import os
 import re
 import signal
@@ -43,6 +44,41 @@ class Run:
 
     def wait_for_row(self, accept, seconds, what):
         wait_for(lambda: any(accept(row) for row in self.rows()), seconds, f"{what}; so far {self.rows()}")
+
+
+def test_what_is_damaged_in_flight_is_sent_again_in_the_same_round(tmp_path):
+    orders = tmp_path / "orders"
+    project = write_stranger(tmp_path / "stranger", orders, network=True)
+    with Flower(tmp_path / "flower", simulation=False) as flower:
+        for number in range(2):
+            flower.start_node(number, 2, cache=tmp_path / f"cache-{number}")
+
+        def run(name):
+            out = flower.run("--run-config", f'store="{tmp_path / name}" rounds=3 timeout=60', project=project)
+            with Registry.open(tmp_path / name, create=False) as registry:
+                return out, [(version.round, version.digest) for version in registry.versions("model")]
+
+        for order, way in {"0-1": "down", "1-2": "down", "0-3": "up"}.items():
+            (orders / order).write_text(way)
+        out, disturbed = run("disturbed")
+        assert list(orders.iterdir()) == []
+        rows = [(int(row[0]), int(row[2]), int(row[3]), ast.literal_eval(row[4])) for row in ROW.findall(out)]
+        assert rows[1:] == [
+            (1, 2, 0, {"full": 2, "resend": 1}),
+            (2, 2, 0, {"delta": 2, "resend": 1}),
+            (3, 2, 0, {"delta": 2, "resend": 1}),
+        ]
+        # The client's words and the server's are the same: both check before they look at anything.
+        reason = r"payload of \d+ bytes is damaged or cut off: its checksum does not match"
+        lines = [line for line in out.splitlines() if "flserve: partition-" in line]
+        assert len(lines) == 3
+        for line, client in zip(lines, (0, 1, 0), strict=True):
+            assert re.search(rf"flserve: partition-{client} is served again in full: {reason}$", line.strip())
+
+        out, undisturbed = run("undisturbed")
+        assert "resend" not in out
+        assert "served again" not in out
+    assert disturbed == undisturbed
 
 
 def test_rounds_go_on_when_nodes_come_and_go_and_a_killed_server_is_resumed(tmp_path):
