@@ -1,37 +1,40 @@
 """`flserve bench startup`: where the seconds go before the first round and after the last.
 
 Each way to run the same tiny job is started as a process of its own, as a person would. Its wall time is split
-by what it reports itself: the imports are timed in a process that does nothing else, greeting and rounds stand
-in the run's history, and Flower's log lines are stamped as they arrive. What is left is the engine's end.
+by what the run itself leaves in its folder, on the same machine's clock: the configuration is written when it is
+composed, the history has the seconds of greeting and rounds, and the summary is written last. Lines of a log say
+little: Flower streams them in batches, seconds late. Imports are timed in processes that do nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from flserve_app.compose.folder import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import DeliveryError, NotFound
+from flserve_app.experiments.superlink import NAME, flower_command, own_superlink
 
 JOB = ("experiment=tutorial", "num_clients=2", "strategy.clients_per_round=2", "num_rounds=3")
-IMPORTS = "import flserve_app.experiments.run"
+IMPORTS = "import os, flserve_app.experiments.run; os._exit(0)"
 LIMIT_SECONDS = 300.0
-FLWR_MARKS = (
-    ("submission and SuperLink", "Starting Flower Simulation"),
-    ("dependency sync", "App dependencies installed"),
-    ("imports and composition", "flserve: run folder"),
-    ("engine start and greeting", "clients connected"),
-    ("rounds", "Strategy execution finished"),
-)
+_SUBMITTED = "Successfully started run"
+_SYNC = re.compile(r"uv sync took ([0-9.]+) seconds")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+Lines = Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +43,35 @@ class Profile:
 
     Attributes:
         name: The command.
-        seconds: Wall time of its process.
+        seconds: Wall time, from the first process's start to the last one's end.
         phases: Seconds of each phase, in order; they add up to the wall time.
     """
 
     name: str
     seconds: float
-    phases: dict[str, float]
+    phases: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """When a run did what; seconds, and seconds since the epoch for moments.
+
+    Attributes:
+        composed: When its configuration was composed.
+        summed_up: When its summary was written.
+        greeting: What round 0 took: the engine's start, greeting the clients, the first evaluation.
+        rounds: What the rounds took.
+    """
+
+    composed: float
+    summed_up: float
+    greeting: float
+    rounds: float
+
+    def phases(self) -> dict[str, float]:
+        """Return the phases between the two moments."""
+        rest = self.summed_up - self.composed - self.greeting - self.rounds
+        return {"engine start and greeting": self.greeting, "rounds": self.rounds, "data, model, store": rest}
 
 
 def run(project: Path | None) -> list[Profile]:
@@ -58,71 +83,122 @@ def run(project: Path | None) -> list[Profile]:
     """
     if project is not None and not (project / "pyproject.toml").is_file():
         raise NotFound(f"there is no pyproject.toml in {project}: name flserve's own folder with --project")
-    imports = _seconds([sys.executable, "-c", IMPORTS])
+    calls = [_called([sys.executable, "-c", IMPORTS]) for _ in range(2)]  # the first may find cold files
+    imports = min(lines[-1][0] - lines[0][0] for lines in calls)
     profiles = [_flserve(engine, imports) for engine in ("inprocess", "simulation")]
     return profiles if project is None else [*profiles, _flwr(project)]
 
 
 def show(profiles: Sequence[Profile]) -> None:
     """Print a table for each way to run."""
+    console = Console()
     for profile in profiles:
-        table = Table(title=f"{profile.name}: {profile.seconds:.1f} s", title_justify="left")
+        console.print(f"{profile.name}: {profile.seconds:.1f} s", soft_wrap=True)  # as a title it would wrap early
+        table = Table()
         table.add_column("phase")
         table.add_column("s", justify="right")
         for phase, seconds in profile.phases.items():
             table.add_row(phase, f"{seconds:.2f}")
-        Console().print(table)
+        console.print(table)
+
+
+def read_trace(folder: Path) -> Trace:
+    """Read what a run left in its folder.
+
+    Raises:
+        NotFound: If it did not come to its end.
+    """
+    summary = folder / SUMMARY_FILE
+    if not summary.is_file():
+        raise NotFound(f"the run left no {SUMMARY_FILE} in {folder}: it did not come to its end")
+    rows = [json.loads(line)["seconds"] for line in (folder / HISTORY_FILE).read_text().splitlines()]
+    composed, summed_up = (folder / CONFIG_FILE).stat().st_mtime, summary.stat().st_mtime
+    return Trace(composed=composed, summed_up=summed_up, greeting=rows[0], rounds=sum(rows[1:]))
+
+
+def split_flserve(trace: Trace, started: float, ended: float, imports: float) -> dict[str, float]:
+    """Return the phases of `flserve run`, which add up.
+
+    Args:
+        trace: What the run left.
+        started: When its process was started, seconds since the epoch.
+        ended: When that had ended.
+        imports: Seconds that importing took in another process.
+    """
+    before = trace.composed - started
+    imports = min(imports, before)
+    return {"imports": imports, "composition": before - imports, **trace.phases(), "end": ended - trace.summed_up}
+
+
+def split_flwr(trace: Trace, began: float, lines: Lines) -> dict[str, float]:
+    """Return the phases of `flwr run` on a SuperLink of its own, which add up.
+
+    Args:
+        trace: What the run left.
+        began: When the SuperLink was started, seconds since the epoch.
+        lines: What `flwr run` printed, and when; an empty one at its start and at its end.
+
+    Raises:
+        DeliveryError: If the run was not submitted.
+    """
+    submitted = next((when for when, line in lines if _SUBMITTED in line), None)
+    if submitted is None:
+        raise DeliveryError(f"flwr run did not submit the run: {_last(lines)}")
+    found = (_SYNC.search(line) for _, line in lines)
+    sync = next((float(match[1]) for match in found if match), 0.0)
+    return {
+        "SuperLink": lines[0][0] - began,
+        "submission": submitted - lines[0][0],
+        "dependency sync": sync,
+        "processes, imports, composition": trace.composed - submitted - sync,
+        **trace.phases(),
+        "end and log stream": lines[-1][0] - trace.summed_up,
+    }
 
 
 def _flserve(engine: str, imports: float) -> Profile:
     with tempfile.TemporaryDirectory(prefix="flserve-bench-") as folder:
         target = Path(folder) / "run"
         command = [sys.executable, "-c", "from flserve_app.cli import main; main()", "run", *JOB]
-        seconds = _seconds([*command, f"engine={engine}", f"hydra.run.dir={target}"], cwd=folder)
-        rows = [json.loads(line) for line in (target / "history.jsonl").read_text().splitlines()]
-        whole = json.loads((target / "summary.json").read_text())["seconds"]
-    rounds = sum(row["seconds"] for row in rows[1:])
-    phases = {
-        "imports": imports,
-        "engine start and greeting": rows[0]["seconds"],
-        "rounds": rounds,
-        "data, model, store": whole - rows[0]["seconds"] - rounds,
-        "composition, engine's own start and end": seconds - whole - imports,
-    }
-    return Profile(name=f"flserve run engine={engine}", seconds=seconds, phases=phases)
+        lines = _called([*command, f"engine={engine}", f"hydra.run.dir={target}"], cwd=folder)
+        phases = split_flserve(read_trace(target), lines[0][0], lines[-1][0], imports)
+    return Profile(name=f"flserve run engine={engine}", seconds=sum(phases.values()), phases=phases)
 
 
 def _flwr(project: Path) -> Profile:
-    with tempfile.TemporaryDirectory(prefix="flserve-bench-") as folder:
-        return _flwr_into(project, folder)
+    # The SuperLink's processes may still write there while they end.
+    with tempfile.TemporaryDirectory(prefix="flserve-bench-", ignore_cleanup_errors=True) as folder:
+        config = f'overrides="{" ".join(JOB)} hydra.run.dir={folder}/run"'
+        command = [flower_command("flwr"), "run", str(project), NAME, "--stream", "--run-config", config]
+        began = time.time()
+        with own_superlink(Path(folder)) as environment:
+            lines = _called(command, cwd=folder, environment=environment)
+        try:
+            phases = split_flwr(read_trace(Path(folder) / "run"), began, lines)
+        except NotFound as error:
+            raise DeliveryError(f"flwr run failed: {_last(lines)}") from error
+    return Profile(name="flwr run", seconds=sum(phases.values()), phases=phases)
 
 
-def _flwr_into(project: Path, folder: str) -> Profile:
-    config = f'overrides="{" ".join(JOB)} hydra.run.dir={folder}/run"'
-    command = [str(Path(sys.executable).parent / "flwr"), "run", str(project), "--stream", "--run-config", config]
-    started = time.perf_counter()
-    stamps: dict[str, float] = {}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project)
-    with process:
-        for line in process.stdout or ():
-            for phase, mark in FLWR_MARKS:
-                if mark in line:
-                    stamps.setdefault(phase, time.perf_counter() - started)
-    seconds = time.perf_counter() - started
-    if missing := [mark for phase, mark in FLWR_MARKS if phase not in stamps and phase != "dependency sync"]:
-        raise DeliveryError(f"flwr run did not get to {missing[0]!r}")
-    phases, before = {}, 0.0
-    for phase, _ in FLWR_MARKS:
-        if phase in stamps:
-            phases[phase], before = stamps[phase] - before, stamps[phase]
-    return Profile(name="flwr run", seconds=seconds, phases={**phases, "end": seconds - before})
+def _called(command: Sequence[str], cwd: str | None = None, environment: Mapping[str, str] = os.environ) -> Lines:
+    """Run a command; return what it printed and when, between an empty line at its start and one at its end."""
+    started = time.time()
+    with subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        limit = threading.Timer(LIMIT_SECONDS, process.kill)
+        limit.start()
+        try:
+            lines = [(time.time(), line.rstrip("\n")) for line in process.stdout or ()]
+        finally:
+            limit.cancel()
+        process.wait()
+    lines = [(started, ""), *lines, (time.time(), "")]
+    if process.returncode != 0:
+        raise DeliveryError(f"{' '.join(command[:3])} failed: {_last(lines)}")
+    return lines
 
 
-def _seconds(command: Sequence[str], cwd: str | None = None) -> float:
-    started = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=cwd, env=os.environ, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-    )
-    if done.returncode != 0:
-        raise DeliveryError(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-300:]}")
-    return time.perf_counter() - started
+def _last(lines: Iterable[tuple[float, str]]) -> str:
+    said = [text for _, line in lines if (text := _COLOUR.sub("", line).strip())]
+    return said[-1][-300:] if said else "it said nothing"
