@@ -24,10 +24,12 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.delivery import PayloadKey, Plan
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import Fleet
+from flserve_app.strategy.exchange import Exchange
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
@@ -77,7 +79,8 @@ class VersionedGrid(Grid):
         self._asked_since: float | None = None
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._intake = Intake(publisher, ledger)
-        self._roster = Roster(publisher.model, uplink, ledger, self._wait)
+        self._exchange = Exchange(grid, ledger)
+        self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies)
         self._late = LateReplies(publisher, ledger, self._roster, rule=late, exponent=staleness)
 
     @property
@@ -159,8 +162,7 @@ class VersionedGrid(Grid):
             sent = {id(message): self._address(message, parcel, shared) for message, parcel in waiting}
             batch = [message for message, _ in waiting]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            replies = self._wait(batch, left)
-            waiting = self._take_in(batch, sent, replies, arrived)
+            waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
         return self._ordered(arrived)
 
     def _check_patience(self, nodes: int) -> None:
@@ -224,21 +226,17 @@ class VersionedGrid(Grid):
             payload=payload,
         )
 
-    def _wait(self, messages: list[Message], timeout: float | None) -> list[Message]:
-        started = time.perf_counter()
-        replies = list(self._grid.send_and_receive(messages, timeout=timeout))
-        self._ledger.spent("wait", time.perf_counter() - started)
-        return replies
-
     def _take_in(
-        self, batch: list[Message], sent: dict[int, Parcel], replies: list[Message], arrived: list[Message]
+        self, batch: list[Message], sent: dict[int, Parcel], replies: Iterable[Message], arrived: list[Message]
     ) -> list[tuple[Message, Parcel]]:
         """Read the replies into `arrived`; return the messages to send again."""
-        by_id = {message.metadata.message_id: sent[id(message)] for message in batch if message.metadata.message_id}
+        by_id: dict[str, Parcel] = {}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
         silent = {id(message): (message, sent[id(message)]) for message in batch}
         again = []
         for reply in replies:
+            # They have an id once they are sent, which is when the first reply is asked for.
+            by_id = by_id or {message.metadata.message_id: sent[id(message)] for message in batch}
             parcel = by_id.get(reply.metadata.reply_to_message_id) or by_node.get(reply.metadata.src_node_id)
             if parcel is None:
                 log(WARNING, "flserve: a reply of node %d answers nothing that was sent", reply.metadata.src_node_id)
@@ -289,4 +287,4 @@ class VersionedGrid(Grid):
 
 
 def _npy_bytes(record: ArrayRecord) -> int:
-    return sum(len(array.data) for array in record.values())
+    return sum(map(serialised_bytes, record.values()))

@@ -1,0 +1,74 @@
+"""Messages out, replies in as they come.
+
+Flower's `send_and_receive` returns when the last reply is there, and looks for them every 3 s on a SuperLink.
+Here replies are handed out one by one, so that the first are decoded while other clients still train, and are
+looked for more often: soon after one came, less and less often while none does. A Grid that is not Flower's
+own is asked the way Flower asks it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import final
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from flserve_app.strategy.ledger import Ledger
+
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 1.0
+
+
+@final
+class Exchange:
+    """One Grid, and the time that is spent waiting for it.
+
+    Args:
+        grid: The Grid that carries the messages.
+        ledger: Where seconds are counted.
+    """
+
+    def __init__(self, grid: Grid, ledger: Ledger) -> None:
+        self._grid = grid
+        self._ledger = ledger
+
+    def all_replies(self, messages: list[Message], timeout: float | None) -> list[Message]:
+        """Send messages and return the replies that come within `timeout` seconds (None: all)."""
+        return list(self.replies(messages, timeout))
+
+    def replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        """Send messages and yield the replies that come within `timeout` seconds (None: all), as they come."""
+        if not type(self._grid).__module__.startswith("flwr."):
+            started = time.perf_counter()
+            found = list(self._grid.send_and_receive(messages, timeout=timeout))
+            self._ledger.spent("wait", time.perf_counter() - started)
+            yield from found
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiting = {name for name in self._grid.push_messages(messages) if name}
+        pause = FIRST_PAUSE
+        while waiting:
+            found = self._pull(waiting)
+            waiting -= {reply.metadata.reply_to_message_id for reply in found}
+            yield from found
+            # What is there already is taken before the time is looked at: decoding takes time too.
+            if found:
+                pause = FIRST_PAUSE
+            elif deadline is not None and time.monotonic() >= deadline:
+                return
+            else:
+                self._sleep(pause, deadline)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _pull(self, waiting: set[str]) -> list[Message]:
+        started = time.perf_counter()
+        found = list(self._grid.pull_messages(waiting))
+        self._ledger.spent("wait", time.perf_counter() - started)
+        return found
+
+    def _sleep(self, pause: float, deadline: float | None) -> None:
+        left = pause if deadline is None else max(0.0, deadline - time.monotonic())
+        time.sleep(min(pause, left))
+        self._ledger.spent("wait", min(pause, left))
