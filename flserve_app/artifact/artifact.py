@@ -37,18 +37,35 @@ class Artifact(Mapping[str, NDArray]):
     """
 
     def __init__(self, tensors: Mapping[str, Any], *, dtypes: Mapping[str, str] | None = None) -> None:
-        logical = dict(dtypes or {})
+        self._take(tensors, dict(dtypes or {}), borrow=False)
+
+    def _take(self, tensors: Mapping[str, Any], logical: dict[str, str], *, borrow: bool) -> None:
         if strange := [name for name in logical if name not in tensors]:
             raise ArtifactError(f"dtypes names {strange[0]!r}, which is not among the tensors")
         arrays: dict[str, NDArray] = {}
         specs = []
         for name, value in tensors.items():
-            array, dtype = _stored(name, np.asarray(value), logical.get(name))
+            array, dtype = _stored(name, np.asarray(value), logical.get(name), borrow=borrow)
             specs.append(TensorSpec(name, dtype, array.shape))
             arrays[name] = array
         check_specs(specs)
         self._specs = MappingProxyType({spec.name: spec for spec in specs})
         self._arrays = arrays
+
+    @classmethod
+    def borrowed(cls, tensors: Mapping[str, Any], *, dtypes: Mapping[str, str] | None = None) -> Self:
+        """Return an artifact over memory of others, without a copy where the layout allows.
+
+        Args:
+            tensors: As of the class; nobody may write to them as long as the artifact is in use.
+            dtypes: As of the class.
+
+        Raises:
+            ArtifactError: As the class.
+        """
+        artifact = cls.__new__(cls)
+        artifact._take(tensors, dict(dtypes or {}), borrow=True)
+        return artifact
 
     @classmethod
     def hashed(cls, tensors: Mapping[str, Any], digests: Sequence[str], *, dtypes: Mapping[str, str]) -> Self:
@@ -114,7 +131,7 @@ def byte_view(array: NDArray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
-def _stored(name: str, array: NDArray, logical: str | None) -> tuple[NDArray, str]:
+def _stored(name: str, array: NDArray, logical: str | None, *, borrow: bool) -> tuple[NDArray, str]:
     """Return the array as the artifact keeps it, and its logical dtype."""
     own = array.dtype.newbyteorder("=").name if array.dtype.kind != "O" else "object"
     dtype_name = logical if logical is not None else own
@@ -129,7 +146,8 @@ def _stored(name: str, array: NDArray, logical: str | None) -> tuple[NDArray, st
         raise ArtifactError(f"tensor {name!r}: {dtype_name} is held as {storage.name}, found an array of {own}")
     stored = np.asarray(array, dtype=storage, order="C")
     if stored is array and not _is_immutable(array):
-        stored = array.copy(order="C")
+        # A view, so that the flag below is not the owner's.
+        stored = array.view() if borrow else array.copy(order="C")
     stored.flags.writeable = False
     return stored, dtype_name
 

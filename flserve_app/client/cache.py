@@ -97,7 +97,8 @@ class CacheDirectory:
         payload = self._payload(digest)
         if not payload.exists():
             write_atomically(payload, encode_parts(artifact, codec="full"))
-            verified_artifacts().put(payload, artifact)
+        # Also where another process wrote it: this one has just verified the artifact itself.
+        verified_artifacts().put(payload, artifact)
         mark = payload.parent / "by" / self._client
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()

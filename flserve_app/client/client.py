@@ -22,6 +22,7 @@ from flserve_app.client.held import Held
 from flserve_app.client.mod import versioned_mod
 from flserve_app.client.records import to_record
 from flserve_app.client.reference import Reference
+from flserve_app.client.tensor_array import TensorArray
 from flserve_app.errors import DeliveryError, NotFound
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
@@ -98,7 +99,7 @@ class VersionedClient(NumPyClient, ABC):
         trained, examples, metrics = self.fit(_ndarrays(record), cast(Any, config))
         if len(trained) != len(record):
             raise DeliveryError(f"fit returned {len(trained)} arrays, the model has {len(record)}")
-        arrays = ArrayRecord({name: Array(np.asarray(new)) for name, new in zip(record, trained, strict=True)})
+        arrays = ArrayRecord({name: _array(new) for name, new in zip(record, trained, strict=True)})
         return _reply(message, {key: arrays}, examples, metrics)
 
     def _evaluate(self, message: Message, _: Context) -> Message:
@@ -119,6 +120,13 @@ def _parts(message: Message) -> tuple[str, ArrayRecord, Scalars]:
 
 def _ndarrays(record: ArrayRecord) -> list[NDArray]:
     return [array.numpy() for array in record.values()]
+
+
+def _array(values: NDArray) -> Array:
+    values = np.asarray(values)
+    if values.dtype.kind not in "biufc":
+        return Array(values)  # and Flower's to refuse
+    return TensorArray(np.ascontiguousarray(values).reshape(values.shape))
 
 
 def _reply(message: Message, records: dict[str, ArrayRecord], examples: int, metrics: object) -> Message:

@@ -1,8 +1,9 @@
 """Flower's ArrayRecord to artifact and back.
 
-Arrays of `numpy.ndarray` serialisation are read without copying: an Array's bytes never change, so the
-artifact may look at them in place. bfloat16, which Flower's Array cannot carry, is float32 in a record and
-bfloat16 in an artifact; the artifact a record is read `like` says which tensors that holds for.
+Neither direction copies: a record made from an artifact looks at its tensors (`tensor_array`), and an Array's
+bytes never change, so an artifact may look at them in place. bfloat16, which Flower's Array cannot carry, is
+float32 in a record and bfloat16 in an artifact; the artifact a record is read `like` says which tensors that holds
+for.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from flserve_app.artifact import Artifact, TensorSpec, bfloat16, byte_view
+from flserve_app.artifact import Artifact, TensorSpec, bfloat16
+from flserve_app.client.tensor_array import NUMPY_STYPE, TensorArray
 from flserve_app.errors import ArtifactError
-
-NUMPY_STYPE = "numpy.ndarray"
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,7 +26,10 @@ NDArray = np.ndarray[Any, np.dtype[Any]]
 def to_record(artifact: Artifact) -> ArrayRecord:
     """Return the artifact as the ArrayRecord an app works with: numpy arrays under their names, in order."""
     return ArrayRecord(
-        {name: _to_array(artifact[name], bfloat=spec.dtype == "bfloat16") for name, spec in artifact.specs.items()}
+        {
+            name: TensorArray(bfloat16.widen(artifact[name]) if spec.dtype == "bfloat16" else artifact[name])
+            for name, spec in artifact.specs.items()
+        }
     )
 
 
@@ -57,7 +60,7 @@ def to_artifact(record: ArrayRecord, like: Artifact | None = None) -> Artifact:
             value = bfloat16.narrow(value)
             dtypes[name] = "bfloat16"
         tensors[name] = value
-    return Artifact(tensors, dtypes=dtypes)
+    return Artifact.borrowed(tensors, dtypes=dtypes)
 
 
 def read_array(name: str, array: Array) -> NDArray:
@@ -66,6 +69,8 @@ def read_array(name: str, array: Array) -> NDArray:
     Raises:
         ArtifactError: If it is not a well-formed .npy stream of a plain dtype.
     """
+    if isinstance(array, TensorArray):
+        return array.values
     if array.stype != NUMPY_STYPE:
         raise ArtifactError(f"array {name!r}: serialised as {array.stype!r}, expected {NUMPY_STYPE!r}")
     head = BytesIO(array.data[:65536])
@@ -79,11 +84,3 @@ def read_array(name: str, array: Array) -> NDArray:
         return flat.reshape(shape, order="F" if fortran else "C")
     except (ValueError, TypeError, OverflowError, TokenError) as error:
         raise ArtifactError(f"array {name!r}: not a well-formed .npy stream ({error})") from error
-
-
-def _to_array(tensor: NDArray, *, bfloat: bool) -> Array:
-    values = bfloat16.widen(tensor) if bfloat else tensor
-    head = BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
-    data = b"".join((head.getvalue(), byte_view(values)))
-    return Array(str(values.dtype), tuple(values.shape), NUMPY_STYPE, data)

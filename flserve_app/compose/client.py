@@ -19,7 +19,7 @@ from flserve_app.client import VersionedClient
 from flserve_app.compose.client_settings import ClientSettings, read_settings
 from flserve_app.errors import ConfigError
 from flserve_app.task import client_data, derived_seed, task_data
-from flserve_app.task.state import load_into, to_artifact
+from flserve_app.task.state import load_into, to_arrays
 from flserve_app.task.train import evaluate, predict, train
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
@@ -56,7 +56,7 @@ class TaskClient(VersionedClient):
             seed=seed,
             proximal=_proximal(settings, config),
         )
-        trained = to_artifact(module)
+        trained = to_arrays(module)
         return [trained[name] for name in names], len(examples), {"train_loss": measured["train_loss"]}
 
     def evaluate(self, parameters: list[NDArray], config: Mapping[str, Any]) -> tuple[float, int, dict[str, Any]]:
@@ -95,7 +95,7 @@ class TaskClient(VersionedClient):
         names = list(module.state_dict())
         if len(names) != len(parameters):
             raise ConfigError(f"the server sent {len(parameters)} arrays, the model has {len(names)}")
-        load_into(module, Artifact(dict(zip(names, parameters, strict=True))))
+        load_into(module, Artifact.borrowed(dict(zip(names, parameters, strict=True))))
         return module, names
 
 

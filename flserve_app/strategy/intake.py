@@ -20,6 +20,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.logger import log
 
 from flserve_app.client.records import to_record
+from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Answer, take_answer
 from flserve_app.codec import decode
 from flserve_app.errors import DeliveryError, WrongBase
@@ -62,12 +63,12 @@ class Intake:
         content = RecordDict(dict(reply.content))
         answer = take_answer(content)
         if answer is None or answer.payload is None:
-            plain = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+            plain = sum(serialised_bytes(each) for record in content.array_records.values() for each in record.values())
             self._ledger.sent("up", payload=plain, message=size, full=plain)
         else:
             self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
             record = self._decode(answer, parcel)
-            self._ledger.sent("up", payload=0, message=0, full=sum(len(array.data) for array in record.values()))
+            self._ledger.sent("up", payload=0, message=0, full=sum(map(serialised_bytes, record.values())))
             content = RecordDict({answer.arrays: record, **content})
         if answer is not None:
             self._ledger.answered(fetch=answer.fetch_seconds, train=answer.train_seconds, update=answer.encode_seconds)

@@ -37,7 +37,7 @@ def restore(aggregate: ArrayRecord, like: Artifact) -> Artifact:
         tensors[name] = values if spec is None else _cast(values, spec)
         if spec is not None:
             dtypes[name] = spec.dtype
-    return Artifact(tensors, dtypes=dtypes)
+    return Artifact.borrowed(tensors, dtypes=dtypes)
 
 
 def _cast(values: NDArray, spec: TensorSpec) -> NDArray:
@@ -46,7 +46,7 @@ def _cast(values: NDArray, spec: TensorSpec) -> NDArray:
         if spec.dtype == "bfloat16":
             return bfloat16.narrow(np.asarray(values, dtype=np.float32))
         if dtype.kind == "float" or values.dtype == dtype.storage:
-            return np.asarray(values).astype(dtype.storage)
+            return np.asarray(values).astype(dtype.storage, copy=False)
     return _to_integers(values, spec, dtype.storage)
 
 

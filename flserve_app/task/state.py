@@ -1,7 +1,7 @@
 """Between torch and artifacts.
 
-Both directions copy, keep names, order, shapes and every bit, and never hand torch memory that is read-only.
-bfloat16 crosses as its bits in uint16, with the logical dtype beside it.
+All but `to_arrays` copy. Both directions keep names, order, shapes and every bit, and never hand torch memory that
+is read-only. bfloat16 crosses as its bits in uint16, with the logical dtype beside it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,18 @@ def to_artifact(source: nn.Module | Mapping[str, torch.Tensor]) -> Artifact:
         ArtifactError: If a name is not allowed.
     """
     state: Mapping[str, Any] = source.state_dict() if isinstance(source, nn.Module) else source
-    arrays = {name: _to_array(name, value) for name, value in state.items()}
+    arrays = to_arrays(state)
     return Artifact(arrays, dtypes={name: "bfloat16" for name, value in state.items() if value.dtype is torch.bfloat16})
+
+
+def to_arrays(source: nn.Module | Mapping[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the tensors of a module or state dict as arrays over the same memory, in their order.
+
+    Raises:
+        TaskError: As `to_artifact`.
+    """
+    state: Mapping[str, Any] = source.state_dict() if isinstance(source, nn.Module) else source
+    return {name: _to_array(name, value) for name, value in state.items()}
 
 
 def to_state_dict(artifact: Artifact) -> dict[str, torch.Tensor]:
@@ -43,14 +53,19 @@ def load_into(module: nn.Module, artifact: Artifact) -> None:
     """
     state: dict[str, torch.Tensor] = module.state_dict()
     _check_names(state, artifact)
-    incoming = to_state_dict(artifact)
     for name, tensor in state.items():
-        new = incoming[name]
-        if new.shape != tensor.shape or new.dtype != tensor.dtype:
-            raise TaskError(f"tensor {name!r}: the model has {_described(tensor)}, the artifact has {_described(new)}")
+        spec = artifact.specs[name]
+        if (spec.shape, spec.dtype) != (tuple(tensor.shape), _dtype(tensor)):
+            raise TaskError(
+                f"tensor {name!r}: the model has {_dtype(tensor)} {tuple(tensor.shape)}, "
+                f"the artifact has {spec.dtype} {spec.shape}"
+            )
     # Only now, when every tensor fits: an error above leaves the module as it was.
     for name, tensor in state.items():
-        tensor.copy_(incoming[name])
+        if tensor.device.type == "cpu" and tensor.is_contiguous():
+            np.copyto(_to_array(name, tensor), artifact[name])
+        else:
+            tensor.copy_(_to_tensor(artifact[name], artifact.specs[name].dtype))
 
 
 def _check_names(state: Mapping[str, torch.Tensor], artifact: Artifact) -> None:
@@ -67,8 +82,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names[:3]) + more if names else "nothing"
 
 
-def _described(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _to_array(name: str, value: Any) -> np.ndarray[Any, Any]:
