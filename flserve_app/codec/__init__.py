@@ -5,17 +5,25 @@ The payload format is specified in `container`; what travels how is decided by `
 
 from flserve_app.codec.codecs import CODECS, Codec
 from flserve_app.codec.decoder import DEFAULT_MAX_BYTES, decode
-from flserve_app.codec.encoder import encode, encode_parts
+from flserve_app.codec.encoder import encode, encode_parts, encode_rounded, encode_rounded_parts
 from flserve_app.codec.info import PayloadInfo, TensorInfo, inspect
+from flserve_app.codec.rounding import Rounded, Rounding, round_to, round_to_grid, round_to_top
 
 __all__ = [
     "CODECS",
     "DEFAULT_MAX_BYTES",
     "Codec",
     "PayloadInfo",
+    "Rounded",
+    "Rounding",
     "TensorInfo",
     "decode",
     "encode",
     "encode_parts",
+    "encode_rounded",
+    "encode_rounded_parts",
     "inspect",
+    "round_to",
+    "round_to_grid",
+    "round_to_top",
 ]

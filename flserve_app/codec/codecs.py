@@ -3,8 +3,9 @@
 A codec offers layouts and the encoder takes the one that gives the fewest bytes, or `same` or `raw`. For all but
 small tensors the codecs here offer one, which they choose on a sample. A codec says nothing about how a payload is
 read: any release that knows the ops can read it. `full` offers nothing and is what plain Flower sends. `lossless`
-is fast: nothing is sorted. `lossless-small` spends time on size. Both give back every bit. A new codec is one more
-entry in `CODECS`, with a number of its own for the payload's header.
+is fast: nothing is sorted. `lossless-small` spends time on size. Both give back every bit. `grid` and `topk` round
+first (`rounding`): what they lead to is the rounded artifact; without a base they are `lossless-small`. A new codec
+is one more entry in `CODECS`, with a number of its own for the payload's header.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import MappingProxyType
 import numpy as np
 
 from flserve_app.artifact import DType
+from flserve_app.codec.grid import GRID_DELTA
 from flserve_app.codec.grouping import Grouping
 from flserve_app.codec.ops import (
     BINS,
@@ -25,6 +27,7 @@ from flserve_app.codec.ops import (
     Layout,
     ResidualOp,
 )
+from flserve_app.codec.rounding import Rounding
 from flserve_app.codec.scales import scaled_grouping
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
@@ -42,12 +45,14 @@ class Pair:
     """One tensor to be encoded.
 
     Attributes:
+        name: Its name.
         dtype: What its words are.
         row: Words along all dimensions but the first.
         target: Words (n,), n > 0.
         base: Words (n,) of the base's tensor of the same name and dtype, or None.
     """
 
+    name: str
     dtype: DType
     row: int
     target: Words
@@ -63,12 +68,19 @@ class Codec:
         number: Stands for it in a payload's header.
         offers: Layouts of one tensor, the most promising first.
         uses_base: Whether it makes use of a base at all.
+        rounding: How it rounds a target to be delivered as a delta, by default; None if it is exact.
     """
 
     name: str
     number: int
     offers: Callable[[Pair], Sequence[Layout]]
     uses_base: bool = True
+    rounding: Rounding | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether what its payloads lead to is the target, always."""
+        return self.rounding is None
 
 
 def codec_named(name: str) -> Codec:
@@ -80,6 +92,22 @@ def codec_named(name: str) -> Codec:
     if name not in CODECS:
         raise CodecError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
     return CODECS[name]
+
+
+def on_grids(codec: Codec, exponents: Mapping[str, int]) -> Codec:
+    """Return a codec that offers some tensors, those whose change lies on a grid, just that.
+
+    Args:
+        codec: Offers all others.
+        exponents: Log2 of the step of each of these tensors, by name.
+    """
+
+    def offers(pair: Pair) -> Sequence[Layout]:
+        if pair.base is None or pair.name not in exponents:
+            return codec.offers(pair)
+        return [GRID_DELTA.layout(pair.dtype, exponents[pair.name], row=pair.row, words=pair.target.size)]
+
+    return replace(codec, offers=offers)
 
 
 def _nothing(pair: Pair) -> Sequence[Layout]:
@@ -157,4 +185,8 @@ FULL = Codec(name="full", number=1, offers=_nothing, uses_base=False)
 LOSSLESS = Codec(name="lossless", number=2, offers=_fast)
 LOSSLESS_SMALL = Codec(name="lossless-small", number=3, offers=_small)
 
-CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FULL, LOSSLESS, LOSSLESS_SMALL)})
+GRID = Codec(name="grid", number=4, offers=_small, rounding=Rounding(kind="grid"))
+TOPK = Codec(name="topk", number=5, offers=_small, rounding=Rounding(kind="topk"))
+
+_ALL = (FULL, LOSSLESS, LOSSLESS_SMALL, GRID, TOPK)
+CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in _ALL})

@@ -8,16 +8,17 @@ tensor for every layout offered, and a constant a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from typing import Any
 
 from flserve_app.artifact import Artifact, TensorSpec, byte_view, dtype_named
-from flserve_app.codec.codecs import Codec, Pair, codec_named
+from flserve_app.codec.codecs import Codec, Pair, codec_named, on_grids
 from flserve_app.codec.container import Header, seal, write_content, write_record
 from flserve_app.codec.ops import RAW, SAME, Layout
+from flserve_app.codec.rounding import Rounded, round_to
 from flserve_app.codec.spread import spread
 from flserve_app.codec.words import words_of
 
@@ -30,6 +31,8 @@ Parts = Sequence[bytes | memoryview]
 def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless") -> bytes:
     """Return a payload that takes a holder of `base` (or of nothing) to `target`.
 
+    Under a codec that rounds, and with a base, it takes the holder to the target as that codec rounds it by default.
+
     Args:
         target: What the receiver shall hold.
         base: What it holds; None makes a payload that needs nothing, as the codec `full` always does.
@@ -38,12 +41,21 @@ def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = 
     Raises:
         CodecError: If there is no codec of that name.
     """
-    parts = encode_parts(target, base, codec)
-    if target.nbytes <= _JOINED_BYTES:
-        return b"".join(parts)
-    payload = BytesIO()
-    payload.writelines(parts)
-    return payload.getvalue()
+    return _joined(encode_parts(target, base, codec), target.nbytes)
+
+
+def encode_rounded(rounded: Rounded, base: Artifact, codec: str | Codec = "grid") -> bytes:
+    """Return a payload that takes a holder of `base` to what was rounded, by steps on the grids it lies on.
+
+    Args:
+        rounded: What the receiver shall hold; tensors without an exponent travel as the codec offers.
+        base: What it holds, and what the change was taken from.
+        codec: Codec, or the name of one, that stands in the header.
+
+    Raises:
+        CodecError: If there is no codec of that name.
+    """
+    return _joined(encode_rounded_parts(rounded, base, codec), rounded.artifact.nbytes)
 
 
 def encode_parts(
@@ -55,6 +67,22 @@ def encode_parts(
         CodecError: If there is no codec of that name.
     """
     chosen = codec_named(codec) if isinstance(codec, str) else codec
+    if chosen.rounding is not None and base is not None:
+        return encode_rounded_parts(round_to(target, base, chosen.rounding), base, chosen)
+    return _sealed(target, base, chosen)
+
+
+def encode_rounded_parts(rounded: Rounded, base: Artifact, codec: str | Codec = "grid") -> Iterator[bytes | memoryview]:
+    """Return the payload that `encode_rounded` gives in parts, as `encode_parts` does.
+
+    Raises:
+        CodecError: If there is no codec of that name.
+    """
+    chosen = codec_named(codec) if isinstance(codec, str) else codec
+    return _sealed(rounded.artifact, base, on_grids(chosen, rounded.exponents))
+
+
+def _sealed(target: Artifact, base: Artifact | None, chosen: Codec) -> Iterator[bytes | memoryview]:
     # A payload that makes no use of the base must not name one: anybody may apply it.
     held = base if chosen.uses_base else None
     as_base = held is not None and list(held.specs.values()) == list(target.specs.values())
@@ -67,6 +95,14 @@ def encode_parts(
         specs=None if as_base else tuple(target.specs.values()),
     )
     return seal(header, _records(target, held, chosen))
+
+
+def _joined(parts: Iterable[bytes | memoryview], nbytes: int) -> bytes:
+    if nbytes <= _JOINED_BYTES:
+        return b"".join(parts)
+    payload = BytesIO()
+    payload.writelines(parts)
+    return payload.getvalue()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +166,7 @@ def _pair(target: Artifact, base: Artifact | None, spec: TensorSpec) -> Pair:
     alike = held is not None and (held.dtype, held.size) == (spec.dtype, spec.size)
     words = words_of(target[spec.name], dtype)
     return Pair(
+        name=spec.name,
         dtype=dtype,
         row=words.size // spec.shape[0] if spec.size and spec.shape else words.size,
         target=words,

@@ -8,10 +8,11 @@
 | 3 | bins | residuals to nothing, sorted by label, pcodec |
 | 4 | planes-delta | residuals to the base's words, byte planes and zstd |
 | 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
+| 6 | grid-delta | floats: whole steps of a power of two from the base's values (`grid`) |
 
 Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; planes
-are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144) words or, with scales, as many whole rows
-as fit in them.
+are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144) words or, with scales or rows in its side
+bytes, as many whole rows as fit in them.
 
 Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its
@@ -30,12 +31,11 @@ import numpy as np
 
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import Bins, Coder, Planes
+from flserve_app.codec.grid import CHUNK_WORDS, GRID_DELTA
 from flserve_app.codec.grouping import MIN_ROW, Grouping, read_grouping, read_row
 from flserve_app.codec.sorting import Labels
 from flserve_app.codec.words import Words, residual, restore
 from flserve_app.errors import CodecError
-
-CHUNK_WORDS = 1 << 18
 
 
 class Layout(Protocol):
@@ -185,6 +185,6 @@ PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes(), sort
 BINS = ResidualOp(code=3, name="bins", uses_base=False, coder=Bins(), sorts=True)
 PLANES_DELTA = ResidualOp(code=4, name="planes-delta", uses_base=True, coder=Planes(), sorts=False)
 BINS_DELTA = ResidualOp(code=5, name="bins-delta", uses_base=True, coder=Bins(), sorts=True)
-_ALL: tuple[Op, ...] = (PLANES, BINS, PLANES_DELTA, BINS_DELTA)
+_ALL: tuple[Op, ...] = (PLANES, BINS, PLANES_DELTA, BINS_DELTA, GRID_DELTA)
 OPS: Mapping[int, Op] = MappingProxyType({op.code: op for op in _ALL})
 NAMES: Mapping[int, str] = MappingProxyType({SAME: "same", RAW: "raw", **{op.code: op.name for op in _ALL}})

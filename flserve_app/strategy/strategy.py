@@ -265,4 +265,6 @@ def _opened(store: str | Path) -> Registry:
 def _known(codec: str) -> str:
     if codec not in CODECS:
         raise CodecError(f"codec {codec!r} is unknown; known: {', '.join(CODECS)}")
+    if not CODECS[codec].exact:
+        raise CodecError(f"codec {codec!r} rounds what it sends, which this strategy does not account for")
     return codec

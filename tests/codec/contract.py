@@ -1,7 +1,7 @@
 """What every codec must do: subclass, give its name, inherit the tests.
 
-A lossless codec gives back every bit. A codec that rounds overrides `published`: what a holder of the payload
-has, which is the target of the exactness tests.
+A lossless codec gives back every bit. Of a codec that rounds, a holder of the payload has what was `published`, which
+is the target of the exactness tests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import CODECS, decode, encode, inspect
+from flserve_app.codec import CODECS, decode, encode, encode_rounded, inspect, round_to
 from flserve_app.errors import CodecError, WrongBase
 from tests.codec.examples import artifacts, halved, network, nudged, pairs, trained
 
@@ -131,3 +131,32 @@ class CodecContract:
         assert decode(payload, base) == self.published(target, base)
         assert [tensor.name for tensor in inspect(encode(target, codec=self.codec)).tensors] == list(LARGE_AND_SMALL)
         assert len(payload) <= target.nbytes + 150 + 12 * len(target)
+
+
+class RoundingContract(CodecContract):
+    def published(self, target: Artifact, base: Artifact | None) -> Artifact:
+        return target if base is None else round_to(target, base, CODECS[self.codec].rounding).artifact
+
+    def test_it_says_that_it_rounds(self):
+        assert not CODECS[self.codec].exact
+
+    def test_chain_equals_direct(self):
+        wanted = held = served = Artifact(network(1))
+        for step in range(5):
+            wanted = Artifact(trained(dict(wanted), step))
+            payload = encode(wanted, served, self.codec)
+            served = self.published(wanted, served)
+            held = decode(payload, held)
+            assert held == served
+        assert decode(encode(held, codec="lossless")) == held
+
+    def test_what_was_rounded_is_encoded_as_it_is(self, base, target):
+        rounded = round_to(target, base, CODECS[self.codec].rounding)
+        payload = encode_rounded(rounded, base, self.codec)
+        assert payload == encode(target, base, self.codec)
+        assert decode(payload, base) == rounded.artifact != target
+
+    def test_delta_is_far_below_lossless(self):
+        old = network(1, rows=512, columns=256)
+        base, target = Artifact(old), Artifact(trained(old, 1))
+        assert len(encode(target, base, self.codec)) < 0.1 * len(encode(target, base, "lossless-small"))

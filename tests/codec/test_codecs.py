@@ -5,7 +5,7 @@ from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import CODECS, Codec, decode, encode, inspect
 from flserve_app.codec.ops import PLANES
 from flserve_app.errors import CodecError
-from tests.codec.contract import CodecContract
+from tests.codec.contract import CodecContract, RoundingContract
 from tests.codec.examples import halved, network, trained
 
 
@@ -25,6 +25,14 @@ class TestLossless(CodecContract):
 
 class TestLosslessSmall(CodecContract):
     codec = "lossless-small"
+
+
+class TestGrid(RoundingContract):
+    codec = "grid"
+
+
+class TestTopk(RoundingContract):
+    codec = "topk"
 
 
 @pytest.mark.parametrize("codec", ["lossless", "lossless-small"])
@@ -85,7 +93,7 @@ def test_reshaped_tensor_still_travels_as_a_delta():
 
 
 def test_unknown_codec_names_the_known():
-    with pytest.raises(CodecError, match="'zip'; known: full, lossless, lossless-small"):
+    with pytest.raises(CodecError, match="'zip'; known: full, lossless, lossless-small, grid, topk"):
         encode(Artifact({}), codec="zip")
 
 

@@ -23,7 +23,7 @@ def plain(tmp_path_factory):
     return federate(tmp_path_factory.mktemp("plain") / "s", codec="full", uplink="full", inner=fedavg(4, 3, 2))
 
 
-@pytest.mark.parametrize("codec", list(CODECS))
+@pytest.mark.parametrize("codec", [name for name, codec in CODECS.items() if codec.exact])
 def test_every_codec_ends_in_the_same_digests(tmp_path, plain, codec):
     run = federate(tmp_path / codec, codec=codec, uplink=codec, inner=fedavg(4, 3, 2))
     assert [row.digest for row in run.rows] == [row.digest for row in plain.rows]

@@ -18,7 +18,8 @@ from numpy.random import RandomState
 
 from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import CODECS, Codec, decode, encode, inspect
-from flserve_app.codec.codecs import Pair
+from flserve_app.codec.codecs import Pair, on_grids
+from flserve_app.codec.grid import GRID_DELTA
 from flserve_app.codec.grouping import Grouping
 from flserve_app.codec.ops import BINS, BINS_DELTA, PLANES, PLANES_DELTA, Layout, ResidualOp
 
@@ -41,6 +42,8 @@ def build() -> Iterator[tuple[str, Artifact, Artifact | None, str | Codec]]:
     yield PLANES_DELTA.name, square, square_base, _only(PLANES_DELTA, lambda pair: Grouping())
     yield BINS_DELTA.name, square, square_base, _only(BINS_DELTA, lambda pair: Grouping(row=1))
     yield f"{BINS_DELTA.name}-scaled", square, square_base, _only(BINS_DELTA, _scaled)
+    for form, (target, base) in _stepped().items():
+        yield f"{GRID_DELTA.name}-{form}", target, base, on_grids(CODECS["lossless-small"], {"w": -10})
 
 
 def check() -> None:
@@ -130,6 +133,22 @@ def _square() -> tuple[Artifact, Artifact]:
     arrays = [{"w": words.astype("<u2")} for words in (old, old + moves)]
     first, second = (Artifact(each, dtypes={"w": "bfloat16"}) for each in arrays)
     return first, second
+
+
+def _stepped() -> dict[str, tuple[Artifact, Artifact]]:
+    """Return a target for each form of `grid-delta`, some steps of 2**-10 from its base."""
+    old, random = _floats(8, 18, 20), RandomState(9)
+    few, many = (random.randint(0, 100, old.shape) < percent for percent in (2, 100))
+    some = (np.arange(18) % 6 == 0)[:, None] & (np.arange(20) % 5 == 0) & (random.randint(0, 8, old.shape) > 0)
+    signs = random.randint(0, 2, old.shape) * 2 - 1
+    steps = {
+        "dense": many * random.randint(-40, 40, old.shape),
+        "wide": many * random.randint(-40000, 40000, old.shape),
+        "plain": few * signs * random.randint(1, 4, old.shape),
+        "crossed": some * signs,
+    }
+    base = Artifact({"w": old})
+    return {form: (Artifact({"w": (old + each / 2.0**10).astype("<f4")}), base) for form, each in steps.items()}
 
 
 if __name__ == "__main__":

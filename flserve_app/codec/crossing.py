@@ -1,0 +1,230 @@
+"""Where the changes of a matrix are, told by row and column: some rows and columns change far more often than others.
+
+First comes, of every row, the class of how many places it has: 0 for none, else 1 + bit length of (count - 1). Rows
+with places are taken by falling class, in batches of growing size (`_ladder`). Within a batch each column has a
+class of its own, from the C columns' counts c in all earlier batches, of n places in sum:
+
+    e with 2**(e - 1) <= (8 c + 1) C / (8 n + C) < 2**e      (one float64 division of integers, so the same anywhere)
+
+Row class + column class is the label of a cell, which goes with the log2 of how likely it is. All cells of a label
+are lined up, batch after batch, row after row, columns by class and then by number; the places among them are coded
+as gaps, with one Rice parameter a label. Nothing is ever done cell by cell: where a cell stands in its line is computed
+from the number of columns of each class. (The idea of context splitting; compare adaptive binary coders of sparse
+matrices, which go through the cells one by one.)
+
+As numbers (`rice`): the list of the row classes; `number` of the lowest label + 64, `number` of labels after it; list
+of how many places each label has; of each label with places the parameter, as a list of zigzag differences to the
+one before (the first to 0); then the gaps of each label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from flserve_app.codec.rice import MOST_PARAMETER, Numbers, RiceReader, RiceWriter, best_parameter, gaps, places
+from flserve_app.errors import CodecError
+
+_BIAS = 64
+_LABELS = 2 * _BIAS
+_LABEL_BITS = 40  # of a key, for the place in the label's line
+_SLOW = 32  # rows from which on a batch doubles what was taken
+
+
+def write_crossing(writer: RiceWriter, found: Numbers, rows: int, columns: int) -> None:
+    """Write ascending places (n,), n > 0, of a matrix."""
+    row, column = np.divmod(found, columns)
+    classes = _class_of(np.bincount(row, minlength=rows))
+    writer.listed(classes)
+    turn = _turns(classes)[row]
+    by_turn = np.argsort(turn, kind="stable")
+    turn, column = turn[by_turn], column[by_turn]
+    batches, keys = _Batches(classes, columns), np.empty_like(found)
+    for batch in batches.all():
+        some = slice(*np.searchsorted(turn, (batch.start, batch.stop)))
+        keys[some] = batches.keys(batch, turn[some] - batch.start, column[some])
+        batches.learn(batch, column[some])
+    keys.sort()
+    _write_labels(writer, keys)
+
+
+def read_crossing(reader: RiceReader, rows: int, columns: int) -> Numbers:
+    """Return the ascending places (n,) of a matrix.
+
+    Raises:
+        CodecError: If they are not as the format says.
+    """
+    classes = reader.listed(rows, columns.bit_length() + 2)
+    keys = _read_labels(reader, rows * columns)
+    order = _order(classes)
+    batches, found = _Batches(classes, columns), []
+    for batch in batches.all():
+        row, column = batches.cells(batch, keys)
+        batches.learn(batch, column)
+        found.append(order[batch.start + row] * columns + column)
+    if not found or sum(map(len, found)) != keys.size:
+        raise CodecError(f"chunk has {keys.size} places, {sum(map(len, found))} of them in its rows")
+    return np.sort(np.concatenate(found))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Some rows that are taken at once, and how their cells are lined up.
+
+    Attributes:
+        start: First row, in the order in which they are taken.
+        stop: Row after the last.
+        row_class: Class of each row (rows,).
+        column_class: Class of each column (C,).
+        by_class: Columns sorted by class (C,).
+        rank: Where a column stands among those of its class (C,).
+        first: Where the columns of a class begin in `by_class`, by class - lowest class.
+        low: Lowest label.
+        ends: Cells of all lines up to each segment's end (labels * rows,): a segment is one row's part of a line.
+    """
+
+    start: int
+    stop: int
+    row_class: Numbers
+    column_class: Numbers
+    by_class: Numbers
+    rank: Numbers
+    first: Numbers
+    low: int
+    ends: Numbers
+
+    @property
+    def line_starts(self) -> Numbers:
+        """Where the line of each label begins (labels + 1,); the last is the number of cells."""
+        return np.concatenate([[0], self.ends[self.row_class.size - 1 :: self.row_class.size]])
+
+
+class _Batches:
+    """The batches of one matrix, each made of what the earlier ones taught."""
+
+    def __init__(self, classes: Numbers, columns: int) -> None:
+        self._classes = classes[_order(classes)]
+        self._columns = columns
+        self._counts = np.zeros(columns, np.int64)
+        # Where the next batch goes on in each label's line.
+        self._reached = np.zeros(_LABELS, np.int64)
+
+    def all(self) -> Iterator[_Batch]:
+        for start, stop in pairwise(_ladder(self._classes.size)):
+            yield self._batch(start, stop)
+
+    def keys(self, batch: _Batch, row: Numbers, column: Numbers) -> Numbers:
+        """Return label and place in its line of cells (n,), as one number that sorts by both."""
+        label = batch.row_class[row] + batch.column_class[column]
+        segment = (label - batch.low) * batch.row_class.size + row
+        begin = np.concatenate([[0], batch.ends])[segment] - batch.line_starts[label - batch.low]
+        place: Numbers = self._reached[label + _BIAS] + begin + batch.rank[column]
+        return (label + _BIAS << _LABEL_BITS) | place
+
+    def cells(self, batch: _Batch, keys: Numbers) -> tuple[Numbers, Numbers]:
+        """Return row and column of the cells whose sorted keys are in this batch."""
+        starts = batch.line_starts
+        labels = np.arange(starts.size - 1) + batch.low + _BIAS
+        begin = (labels << _LABEL_BITS) + self._reached[labels]
+        first, last = np.searchsorted(keys, begin), np.searchsorted(keys, begin + np.diff(starts))
+        size = last - first
+        which = np.repeat(first - np.cumsum(size) + size, size) + np.arange(size.sum())
+        flat = keys[which] - np.repeat(begin - starts[:-1], size)
+        segment = np.searchsorted(batch.ends, flat, side="right")
+        label, row = np.divmod(segment, batch.row_class.size)
+        rank = flat - np.concatenate([[0], batch.ends])[segment]
+        lowest = int(batch.column_class[batch.by_class[0]])
+        column = batch.by_class[batch.first[label + batch.low - batch.row_class[row] - lowest] + rank]
+        return row, column
+
+    def learn(self, batch: _Batch, column: Numbers) -> None:
+        """Count the columns (n,) of a batch's places, and go on in the lines."""
+        self._counts += np.bincount(column, minlength=self._columns)
+        sizes = np.diff(batch.line_starts)
+        self._reached[batch.low + _BIAS :][: sizes.size] += sizes
+
+    def _batch(self, start: int, stop: int) -> _Batch:
+        counts, columns = self._counts, self._columns
+        ratio = (8 * counts + 1) * columns / (8 * int(counts.sum()) + columns)
+        column_class = np.frexp(ratio)[1].astype(np.int64)
+        by_class = np.argsort(column_class.astype(np.int8), kind="stable")
+        lowest = int(column_class[by_class[0]])
+        sizes = np.bincount(column_class - lowest)
+        first = np.cumsum(sizes) - sizes
+        rank = np.empty_like(by_class)
+        rank[by_class] = np.arange(columns) - np.repeat(first, sizes)
+        row_class = self._classes[start:stop]
+        low = lowest + int(row_class[-1])
+        # Rows come by falling class: the first has the highest labels.
+        labels = np.arange(low, lowest + sizes.size + int(row_class[0]))
+        of_row = labels[:, None] - row_class[None, :] - lowest
+        inside = (of_row >= 0) & (of_row < sizes.size)
+        lengths = np.where(inside, sizes[np.clip(of_row, 0, sizes.size - 1)], 0)
+        return _Batch(start, stop, row_class, column_class, by_class, rank, first, low, np.cumsum(lengths.reshape(-1)))
+
+
+def _class_of(counts: Numbers) -> Numbers:
+    return np.where(counts > 0, 1 + np.frexp(np.maximum(counts - 1, 0))[1], 0)
+
+
+def _order(classes: Numbers) -> Numbers:
+    """Return the rows that have places, by falling class."""
+    live = np.flatnonzero(classes)
+    return live[np.argsort(-classes[live], kind="stable")]
+
+
+def _turns(classes: Numbers) -> Numbers:
+    """Return when each row is taken (rows,); rows without places never are."""
+    order = _order(classes)
+    turns = np.zeros_like(classes)
+    turns[order] = np.arange(order.size)
+    return turns
+
+
+def _ladder(rows: int) -> list[int]:
+    """Return the bounds of the batches: small at first, when every row teaches much."""
+    bounds = [0]
+    while bounds[-1] < rows:
+        last = bounds[-1]
+        bounds.append(min(rows, last + max(1, last // 2 if last < _SLOW else last)))
+    return bounds
+
+
+def _write_labels(writer: RiceWriter, keys: Numbers) -> None:
+    labels = keys >> _LABEL_BITS
+    low = int(labels[0])
+    counts = np.bincount(labels - low)
+    writer.number(low)
+    writer.number(counts.size - 1)
+    writer.listed(counts)
+    lines = np.split(keys & (1 << _LABEL_BITS) - 1, np.cumsum(counts)[:-1])
+    left_out = [gaps(line) for line in lines if line.size]
+    parameters = [best_parameter(line) for line in left_out]
+    steps = np.diff(np.array(parameters), prepend=0)
+    writer.listed((steps << 1) ^ (steps >> 63))
+    for line, parameter in zip(left_out, parameters, strict=True):
+        writer.coded(line, parameter)
+
+
+def _read_labels(reader: RiceReader, cells: int) -> Numbers:
+    """Return the sorted keys of all places."""
+    low = reader.number()
+    count = reader.number() + 1
+    if low + count > _LABELS:
+        raise CodecError(f"chunk has labels up to {low + count - 1}, expected less than {_LABELS}")
+    counts = reader.listed(count, cells + 1)
+    used = np.flatnonzero(counts)
+    coded = reader.listed(used.size, 2 * MOST_PARAMETER + 1)
+    parameters = np.cumsum((coded >> 1) ^ -(coded & 1))
+    if parameters.size and int(parameters.min()) < 0:
+        raise CodecError(f"chunk has the parameter {parameters.min()}")
+    keys = [np.zeros(0, np.int64)]
+    for label, parameter in zip(used.tolist(), parameters.tolist(), strict=True):
+        left_out = reader.coded(int(counts[label]), parameter)
+        if int(left_out.max()) >= cells:
+            raise CodecError(f"chunk leaves out {left_out.max()} of {cells} cells")
+        keys.append((low + label << _LABEL_BITS) + places(left_out, cells))
+    return np.concatenate(keys)

@@ -1,0 +1,70 @@
+"""Words as floats and back, and the one sum by which values move along a grid.
+
+A step is 2**exponent. A value that moves by q steps becomes
+
+    fl(value + q * step)
+
+computed in float32 (float64 for float64) and rounded to the dtype, ties to even. With |q| < `MOST_STEPS` and
+|exponent| <= `MOST_EXPONENT` the product is exact and no subnormal can sway the sum: it is one correctly rounded
+operation, the same on every platform, whatever its mode for subnormals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flserve_app.artifact import DType
+from flserve_app.artifact.bfloat16 import narrow, widen
+from flserve_app.codec.words import Words
+
+MOST_STEPS = 1 << 24
+MOST_EXPONENT = 100
+_FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
+
+Floats = npt.NDArray[np.floating[Any]]
+Steps = npt.NDArray[np.int64]
+
+
+def floats_of(words: Words, dtype: DType) -> Floats:
+    """Return the values of words (n,), float32 or float64; a view where they are that already."""
+    if dtype.exponent_shift == 7:
+        return widen(words)
+    values: Floats = words.view(_FLOATS[words.itemsize])
+    return values.astype(np.float32) if words.itemsize == 2 else values
+
+
+def words_of_floats(values: Floats, dtype: DType) -> Words:
+    """Return the words (n,) of float32 or float64 values, rounded to the dtype."""
+    if dtype.exponent_shift == 7:
+        return narrow(values)
+    with np.errstate(over="ignore"):
+        return values.astype(_FLOATS[dtype.word.itemsize], copy=False).view(dtype.word)
+
+
+def moved(words: Words, steps: Steps, exponent: int, dtype: DType) -> Words:
+    """Return the words (n,) of values moved by so many steps (n,), none of them 0."""
+    values = floats_of(words, dtype)
+    with np.errstate(all="ignore"):
+        return words_of_floats(values + steps.astype(values.dtype) * values.dtype.type(2.0**exponent), dtype)
+
+
+def steps_between(base: Words, target: Words, exponent: int, dtype: DType) -> Steps | None:
+    """Return by how many steps (n,) values have to move to become others; None if some cannot.
+
+    Args:
+        base: Words (n,) of the values.
+        target: Words (n,) of what they become, each other than the base's.
+        exponent: Of the step.
+        dtype: What the words are.
+    """
+    with np.errstate(all="ignore"):
+        ways = floats_of(target, dtype).astype(np.float64) - floats_of(base, dtype)
+        counts = np.rint(ways * 2.0**-exponent)
+    if not (np.abs(counts) < MOST_STEPS).all():
+        return None
+    steps = counts.astype(np.int64)
+    exact = steps.all() and np.array_equal(moved(base, steps, exponent, dtype), target)
+    return steps if exact else None

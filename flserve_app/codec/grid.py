@@ -1,0 +1,190 @@
+"""The op `grid-delta`: a tensor of floats whose elements moved by whole steps of 2**exponent.
+
+Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places are to be
+coded by row and column, else nothing. A chunk has `CHUNK_WORDS` words or as many whole rows as fit in them. The
+target is the base with q steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they
+are. A body is shorter than its chunk. It is a form byte and
+
+    0  dense    zigzag(q) of all words as u16        one page of pcodec (`coders`)
+    1  wide     the same as u32
+    2  plain    places as gaps, signs, magnitudes    `sparse`
+    3  crossed  the same, places by row and column   `sparse`, `crossing`
+
+A chunk that no such steps give, to the last bit, travels as its own bytes: the op is exact for any target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from flserve_app.artifact import DType
+from flserve_app.codec.coders import MOST_WORDS, Bins
+from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, steps_between
+from flserve_app.codec.grouping import MAX_ROW, MIN_ROW
+from flserve_app.codec.rice import Numbers
+from flserve_app.codec.sparse import pack_crossed, pack_plain, unpack_sparse
+from flserve_app.codec.wire import Reader, varint
+from flserve_app.codec.words import Words
+from flserve_app.errors import CodecError
+
+CHUNK_WORDS = MOST_WORDS
+DENSE, WIDE, PLAIN, CROSSED = range(4)
+_WIDTHS = {DENSE: "<u2", WIDE: "<u4"}
+# Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
+_SPARSE_BELOW = 0.4
+_DENSE_ABOVE = 0.08
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridOp:
+    """An op that codes steps on a grid.
+
+    Attributes:
+        code: Its number in a payload.
+        name: Its name in tables.
+        uses_base: True: the steps begin at the base's values.
+    """
+
+    code: int
+    name: str
+    uses_base: bool = True
+
+    def chunk_words(self, side: memoryview) -> int:
+        """Return how many words a chunk has."""
+        return _chunk_words(_read_row(side))
+
+    def open(self, side: memoryview, dtype: DType, words: int) -> GridSteps:
+        """Return the layout of a tensor of so many words."""
+        row = _read_row(side)
+        if dtype.kind != "float":
+            raise CodecError(f"op {self.name}: {dtype.name} words, expected floats")
+        if row and words % row:
+            raise CodecError(f"op {self.name}: {words} words are no whole rows of {row}")
+        exponent = (side[0] >> 1) ^ -(side[0] & 1)
+        if abs(exponent) > MOST_EXPONENT:
+            raise CodecError(f"op {self.name}: exponent {exponent}, expected {-MOST_EXPONENT} to {MOST_EXPONENT}")
+        return GridSteps(op=self, dtype=dtype, exponent=exponent, row=row)
+
+    def layout(self, dtype: DType, exponent: int, *, row: int, words: int) -> GridSteps:
+        """Return the layout of a tensor of so many words, in rows of `row`, on a grid of steps 2**exponent."""
+        crossed = MIN_ROW <= row <= MAX_ROW and words > row
+        return GridSteps(op=self, dtype=dtype, exponent=exponent, row=row if crossed else 0)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GridSteps:
+    """Layout of `grid-delta`: find the steps, take the shortest form.
+
+    Attributes:
+        op: The op.
+        dtype: What the words are: floats.
+        exponent: Of the step.
+        row: Words a row; 0 where places are not coded by row and column.
+    """
+
+    op: GridOp
+    dtype: DType
+    exponent: int
+    row: int
+
+    @property
+    def side(self) -> bytes:
+        """Side bytes: exponent and row."""
+        zigzag = (self.exponent << 1) ^ (self.exponent >> 31)
+        return bytes((zigzag,)) + (varint(self.row) if self.row else b"")
+
+    @property
+    def chunk_words(self) -> int:
+        """Words a chunk; the last may have fewer."""
+        return _chunk_words(self.row)
+
+    def pack(self, target: Words, base: Words | None, span: slice) -> bytes:
+        """Return the body of the words in the span, or the words themselves where they are not on the grid."""
+        new, old = target[span], _based(base)[span]
+        places = np.flatnonzero(new != old)
+        if not places.size:
+            return b""
+        steps = steps_between(old[places], new[places], self.exponent, self.dtype)
+        if steps is None:
+            return new.tobytes()
+        return min(self._forms(places, steps, new.size), key=len)
+
+    def unpack(self, body: memoryview, base: Words | None, span: slice, out: Words) -> None:
+        """Fill the words of the span."""
+        old = _based(base)[span]
+        out[:] = old
+        if not body:
+            return
+        if len(body) > out.nbytes:
+            raise CodecError(f"chunk of {out.nbytes} bytes has a body of {len(body)}")
+        form, rest = body[0], body[1:]
+        if form > CROSSED or (form == CROSSED and not self.row):
+            raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
+        if form in _WIDTHS:
+            places, steps = _read_dense(rest, np.empty(out.size, _WIDTHS[form]))
+        else:
+            rows, columns = self._shape(out.size)
+            places, steps = unpack_sparse(rest, rows, columns, crossed=form == CROSSED)
+        if places.size:
+            out[places] = moved(old[places], steps, self.exponent, self.dtype)
+
+    def _forms(self, places: Numbers, steps: Steps, words: int) -> Iterator[bytes]:
+        share = places.size / words
+        rows, columns = self._shape(words)
+        if share < _SPARSE_BELOW:
+            yield bytes((PLAIN,)) + pack_plain(places, steps, rows, columns)
+            if self.row:
+                yield bytes((CROSSED,)) + pack_crossed(places, steps, rows, columns)
+        if share > _DENSE_ABOVE:
+            yield _dense(places, steps, words)
+
+    def _shape(self, words: int) -> tuple[int, int]:
+        return (words // self.row, self.row) if self.row else (1, words)
+
+
+def _dense(places: Numbers, steps: Steps, words: int) -> bytes:
+    zigzag = (steps << 1) ^ (steps >> 63)
+    form = DENSE if int(zigzag.max()) < 1 << 16 else WIDE
+    filled = np.zeros(words, _WIDTHS[form])
+    filled[places] = zigzag
+    return bytes((form,)) + Bins().pack(filled, [slice(0, words)])
+
+
+def _read_dense(page: memoryview, filled: Words) -> tuple[Numbers, Steps]:
+    Bins().unpack(page, [filled])
+    places = np.flatnonzero(filled)
+    zigzag = filled[places].astype(np.int64)
+    return places, (zigzag >> 1) ^ -(zigzag & 1)
+
+
+def _based(base: Words | None) -> Words:
+    if base is None:
+        raise CodecError("op grid-delta needs a base")
+    return base
+
+
+def _chunk_words(row: int) -> int:
+    return CHUNK_WORDS // row * row if row else CHUNK_WORDS
+
+
+def _read_row(side: memoryview) -> int:
+    """Return the row length in the side bytes; 0 if there is none."""
+    if not side:
+        raise CodecError("op grid-delta: no side bytes, expected an exponent")
+    if len(side) == 1:
+        return 0
+    reader = Reader(side[1:], "op grid-delta")
+    row = reader.varint()
+    reader.end()
+    if not MIN_ROW <= row <= MAX_ROW:
+        raise CodecError(f"op grid-delta: row length is {row}, expected {MIN_ROW} to {MAX_ROW}")
+    return row
+
+
+GRID_DELTA = GridOp(code=6, name="grid-delta")

@@ -1,0 +1,199 @@
+"""What changes between two artifacts, read block by block over all cores, and the artifact in which it is rounded.
+
+Only the tensors that may be rounded are looked at (`rounding` says which). What is summed is summed in float64 by
+block, and over blocks in their order. Besides the new tensors there is in memory a few blocks a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd, isfinite
+
+import numpy as np
+
+from flserve_app.artifact import Artifact, DType, byte_view, dtype_named
+from flserve_app.artifact.digest import FillingDigest, tree_digests
+from flserve_app.artifact.threads import each, gather
+from flserve_app.codec.floats import Floats, floats_of, moved
+from flserve_app.codec.words import Words, words_of
+
+BLOCK_WORDS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How far the values of a tensor, or of a block of it, move.
+
+    Attributes:
+        count: How many they are.
+        squares: Sum of the squares of all changes.
+        change: Largest magnitude of a change; not finite if a value is not.
+        value: Largest magnitude of a value of the base.
+    """
+
+    count: int
+    squares: float
+    change: float
+    value: float
+
+    @property
+    def sigma(self) -> float:
+        """Root mean square of the changes."""
+        return float(np.sqrt(self.squares / self.count))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Words of one tensor in a span, of target and base."""
+
+    name: str
+    dtype: DType
+    span: slice
+    target: Words
+    base: Words
+
+    def changes(self) -> Floats:
+        """Return the changes (n,), float32 or float64."""
+        with np.errstate(all="ignore"):
+            changes: Floats = floats_of(self.target, self.dtype) - floats_of(self.base, self.dtype)
+        return changes
+
+    def extent(self) -> Extent:
+        """Return how far the values move."""
+        changes, values = self.changes(), floats_of(self.base, self.dtype)
+        with np.errstate(all="ignore"):
+            return Extent(
+                count=changes.size,
+                squares=float(np.sum(changes * changes, dtype=np.float64)),
+                change=_largest(changes),
+                value=_largest(values),
+            )
+
+    def kept(self, least: float) -> tuple[float, int]:
+        """Return the sum of the magnitudes of at least `least`, and how many they are."""
+        sizes = np.abs(self.changes())
+        some = sizes[sizes >= least]
+        return float(np.sum(some, dtype=np.float64)), some.size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moves:
+    """The tensors of a target that may be rounded, and how far they move from the base.
+
+    Attributes:
+        target: The target.
+        base: The base.
+        extents: Of each tensor that may be rounded, in order.
+    """
+
+    target: Artifact
+    base: Artifact
+    extents: Mapping[str, Extent]
+
+    @classmethod
+    def between(cls, target: Artifact, base: Artifact, names: Collection[str]) -> Moves:
+        """Return the moves of those among the named tensors whose values and changes are all finite."""
+        blocks = list(_blocks(target, base, names))
+        found = gather(Block.extent, blocks, _nbytes(blocks))
+        by_name: dict[str, list[Extent]] = {name: [] for name in names}
+        for block, extent in zip(blocks, found, strict=True):
+            by_name[block.name].append(extent)
+        joined = {name: _joined(extents) for name, extents in by_name.items() if extents}
+        finite = {n: e for n, e in joined.items() if isfinite(e.change) and isfinite(e.value) and isfinite(e.squares)}
+        return cls(target, base, finite)
+
+    def sample(self, most: int) -> Floats:
+        """Return the magnitudes of all changes, or of about `most` of them, evenly spread: (n,), float64."""
+        total = sum(extent.count for extent in self.extents.values())
+        parts = [np.zeros(0)]
+        for name in self.extents:
+            spec = self.target.specs[name]
+            stride = _stride(-(-total // most), spec.shape[-1] if spec.shape else 1)
+            dtype = dtype_named(spec.dtype)
+            words = (words_of(artifact[name], dtype)[::stride] for artifact in (self.target, self.base))
+            target, base = (floats_of(np.ascontiguousarray(some), dtype) for some in words)
+            parts.append(np.abs(target - base).astype(np.float64))
+        return np.concatenate(parts)
+
+    def kept_mean(self, name: str, least: float) -> float:
+        """Return the mean magnitude of a tensor's changes of at least `least`; 0 if there are none."""
+        blocks = list(_blocks(self.target, self.base, [name]))
+        found = gather(lambda block: block.kept(least), blocks, _nbytes(blocks))
+        count = sum(count for _, count in found)
+        return sum(total for total, _ in found) / count if count else 0.0
+
+    def rounded(self, exponents: Mapping[str, int], edges: Mapping[str, float], levels: int) -> Artifact:
+        """Return the target with the changes of some tensors rounded.
+
+        Args:
+            exponents: Log2 of the step of each tensor to be rounded.
+            edges: Least magnitude of a change that is not rounded to nothing, of each of them.
+            levels: Most steps that a value moves.
+        """
+        arrays = {name: self.target[name] for name in self.target}
+        arrays |= {name: np.empty_like(self.target[name]) for name in exponents}
+        filling = {name: FillingDigest(byte_view(arrays[name])) for name in exponents}
+
+        def fill(block: Block) -> None:
+            exponent = exponents[block.name]
+            out = words_of(arrays[block.name], block.dtype)[block.span]
+            _round(block, exponent, edges[block.name], levels, out)
+            size = out.itemsize
+            filling[block.name].filled(block.span.start * size, block.span.stop * size)
+
+        blocks = list(_blocks(self.target, self.base, exponents))
+        each(fill, blocks, _nbytes(blocks))
+        for name in exponents:
+            arrays[name].flags.writeable = False
+        exact = [name for name in arrays if name not in exponents]
+        digests = dict(zip(exact, tree_digests([byte_view(arrays[name]) for name in exact]), strict=True))
+        digests |= {name: digest.value() for name, digest in filling.items()}
+        dtypes = {name: spec.dtype for name, spec in self.target.specs.items()}
+        return Artifact.hashed(arrays, [digests[name] for name in arrays], dtypes=dtypes)
+
+
+def _blocks(target: Artifact, base: Artifact, names: Collection[str]) -> Iterator[Block]:
+    for name in names:
+        dtype = dtype_named(target.specs[name].dtype)
+        new, old = words_of(target[name], dtype), words_of(base[name], dtype)
+        for start in range(0, new.size, BLOCK_WORDS):
+            span = slice(start, min(start + BLOCK_WORDS, new.size))
+            yield Block(name, dtype, span, new[span], old[span])
+
+
+def _nbytes(blocks: Sequence[Block]) -> int:
+    return sum(block.target.nbytes for block in blocks)
+
+
+def _joined(extents: Sequence[Extent]) -> Extent:
+    return Extent(
+        count=sum(extent.count for extent in extents),
+        squares=sum(extent.squares for extent in extents),
+        change=float(np.max([extent.change for extent in extents])),
+        value=float(np.max([extent.value for extent in extents])),
+    )
+
+
+def _largest(values: Floats) -> float:
+    # Not by way of magnitudes, which would be another array; a NaN comes through both.
+    return float(np.maximum(values.max(), -values.min()))
+
+
+def _stride(stride: int, row: int) -> int:
+    # Coprime to the rows, so as not to see the same columns again and again.
+    while gcd(stride, row) > 1 and row > 1:
+        stride += 1
+    return stride
+
+
+def _round(block: Block, exponent: int, edge: float, levels: int, out: Words) -> None:
+    """Fill `out` with the base's words, moved where the change is at least `edge`."""
+    changes = block.changes()
+    np.copyto(out, block.base)
+    # The edge is compared in the changes' own precision, in which no change lies between it and its rounding.
+    places = np.flatnonzero(np.abs(changes) >= changes.dtype.type(edge))
+    if places.size:
+        some = changes[places].astype(np.float64)
+        sizes = np.clip(np.rint(np.abs(some) * 2.0**-exponent), 1, levels)
+        out[places] = moved(block.base[places], np.copysign(sizes, some).astype(np.int64), exponent, block.dtype)

@@ -1,0 +1,202 @@
+"""Lists of small numbers as bits: Rice and Elias gamma codes, written and read whole lists at a time.
+
+A number v with parameter k is its quotient v >> k in unary (so many 0 bits and a 1) and its k low bits. A single
+number without a parameter (`number`) is its bit length in unary, and its bits but the highest. All quotients
+stand in one string of bits, all low bits in another, both with the most significant bit of a byte first and zeros
+up to a whole byte. A body is
+
+    size varint of the first string, the first string, the second string
+
+so that the quotients of all lists are found in one pass. A list has its parameter, a `number`, before it, if it has
+any values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from flserve_app.codec.wire import Reader, varint
+from flserve_app.errors import CodecError
+
+MOST_PARAMETER = 24
+
+Numbers = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint8]
+
+
+@final
+class RiceWriter:
+    """Collects numbers and makes a body of them."""
+
+    def __init__(self) -> None:
+        self._quotients: list[Numbers] = []
+        self._bits: list[Bits] = []
+
+    def number(self, value: int) -> None:
+        """Write a number >= 0."""
+        length = value.bit_length()
+        self._quotients.append(np.array([length]))
+        self.fixed(np.array([value]), max(0, length - 1))
+
+    def fixed(self, values: npt.NDArray[Any], width: int) -> None:
+        """Write the `width` low bits of values (n,)."""
+        if width:
+            places = np.arange(width - 1, -1, -1)
+            self._bits.append((values[:, None] >> places & 1).astype(np.uint8).reshape(-1))
+
+    def coded(self, values: Numbers, parameter: int) -> None:
+        """Write numbers (n,) with a parameter that the reader knows."""
+        self._quotients.append(values >> parameter)
+        self.fixed(values, parameter)
+
+    def listed(self, values: Numbers) -> None:
+        """Write a list of numbers (n,), whose length the reader knows, and its parameter."""
+        if values.size:
+            parameter = best_parameter(values)
+            self.number(parameter)
+            self.coded(values, parameter)
+
+    def subset(self, places: Numbers, count: int) -> None:
+        """Write which of `count` places are in a set, as gaps between ascending places (n,)."""
+        self.number(places.size)
+        self.listed(gaps(places))
+
+    def body(self) -> bytes:
+        """Return all that was written."""
+        ends = np.cumsum(np.concatenate(self._quotients) + 1)
+        unary = np.zeros(int(ends[-1]), np.uint8)
+        unary[ends - 1] = 1
+        first = np.packbits(unary).tobytes()
+        second = np.packbits(np.concatenate(self._bits)).tobytes() if self._bits else b""
+        return varint(len(first)) + first + second
+
+
+@final
+class RiceReader:
+    """Reads what a `RiceWriter` wrote; every count is checked before anything is allocated for it.
+
+    Args:
+        body: The body and nothing more.
+        most: Numbers that it may hold.
+
+    Raises:
+        CodecError: If the body is not as the format says; so do all methods.
+    """
+
+    def __init__(self, body: memoryview, most: int) -> None:
+        reader = Reader(body, "list")
+        unary = np.unpackbits(np.frombuffer(reader.take(reader.varint()), np.uint8))
+        found = int(np.count_nonzero(unary))
+        if not 0 < found <= most:
+            raise CodecError(f"chunk holds {found} numbers, expected 1 to {most}")
+        self._ends = np.flatnonzero(unary)
+        if unary.size - int(self._ends[-1]) > 8:
+            raise CodecError("chunk has a byte of quotients too many")
+        self._bits = np.unpackbits(np.frombuffer(reader.take(reader.left), np.uint8))
+        self._next = self._bit = 0
+
+    def number(self) -> int:
+        """Return the next single number."""
+        length = int(self._take(1)[0])
+        if length > MOST_PARAMETER:
+            raise CodecError(f"chunk has a number of {length} bits, at most {MOST_PARAMETER} are allowed")
+        return (1 << length - 1) + int(self.fixed(1, length - 1)[0]) if length else 0
+
+    def flag(self) -> bool:
+        """Return the next single number, which is 0 or 1."""
+        number = self.number()
+        if number > 1:
+            raise CodecError(f"chunk has a choice of {number}, expected 0 or 1")
+        return number == 1
+
+    def fixed(self, count: int, width: int) -> Numbers:
+        """Return `count` numbers of `width` bits each."""
+        stop = self._bit + count * width
+        if stop > self._bits.size:
+            raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
+        bits = self._bits[self._bit : stop].reshape(count, width)
+        self._bit = stop
+        values = np.zeros(count, np.int64)
+        for place in range(width):
+            values <<= 1
+            values |= bits[:, place]
+        return values
+
+    def coded(self, count: int, parameter: int) -> Numbers:
+        """Return `count` numbers of a parameter."""
+        if parameter > MOST_PARAMETER:
+            raise CodecError(f"chunk has the parameter {parameter}, at most {MOST_PARAMETER} is allowed")
+        return self._take(count) << parameter | self.fixed(count, parameter)
+
+    def listed(self, count: int, below: int) -> Numbers:
+        """Return a list of `count` numbers, each less than `below`."""
+        if not count:
+            return np.zeros(0, np.int64)
+        return bounded(self.coded(count, self.number()), below)
+
+    def subset(self, count: int) -> Numbers:
+        """Return ascending places, each less than `count`."""
+        size = self.number()
+        return places(self.listed(size, count), count)
+
+    def end(self) -> None:
+        """Check that all is read, and that nothing but zeros fills up the last byte."""
+        left = self._bits[self._bit :]
+        if self._next != self._ends.size or left.size > 7 or left.any():
+            raise CodecError(f"chunk has {self._ends.size - self._next} numbers and {left.size} bits too many")
+
+    def _take(self, count: int) -> Numbers:
+        ends = self._ends[max(0, self._next - 1) : self._next + count]
+        if self._next + count > self._ends.size:
+            raise CodecError(f"chunk holds {self._ends.size} numbers, expected {self._next + count}")
+        quotients: Numbers = np.diff(ends, prepend=-1)[:count] if self._next == 0 else np.diff(ends)
+        self._next += count
+        return quotients - 1
+
+
+def gaps(ascending: Numbers) -> Numbers:
+    """Return how many places are left out before each of ascending ones (n,)."""
+    return np.diff(ascending, prepend=-1) - 1
+
+
+def places(left_out: Numbers, count: int) -> Numbers:
+    """Return the places of which `gaps` was taken, all less than `count`.
+
+    Raises:
+        CodecError: If they are not.
+    """
+    # Each gap is known to be bounded: the sum cannot overflow.
+    found: Numbers = np.cumsum(left_out + 1) - 1
+    if found.size and found[-1] >= count:
+        raise CodecError(f"chunk names place {found[-1]} of {count}")
+    return found
+
+
+def bounded(values: Numbers, below: int) -> Numbers:
+    """Return the values (n,), all of them checked to be less than a bound.
+
+    Raises:
+        CodecError: If one is not.
+    """
+    if values.size and int(values.max()) >= below:
+        raise CodecError(f"chunk holds the number {values.max()}, expected less than {below}")
+    return values
+
+
+def best_parameter(values: Numbers) -> int:
+    """Return the parameter with which numbers (n,), n > 0, take the fewest bits."""
+    guess = (int(values.sum()) // values.size).bit_length()
+    choices = range(max(0, guess - 2), min(guess + 1, MOST_PARAMETER) + 1)
+    return min(choices, key=lambda parameter: _coded_bits(values, parameter))
+
+
+def listed_bits(values: Numbers) -> int:
+    """Return how many bits a list of numbers (n,) takes, besides its parameter."""
+    return _coded_bits(values, best_parameter(values)) if values.size else 0
+
+
+def _coded_bits(values: Numbers, parameter: int) -> int:
+    return int((values >> parameter).sum()) + (parameter + 1) * values.size
