@@ -4,7 +4,9 @@ First comes, of every row, the class of how many places it has: 0 for none, else
 with places are taken by falling class, in batches of growing size (`_ladder`). Within a batch each column has a
 class of its own, from the C columns' counts c in all earlier batches, of n places in sum:
 
-    e with 2**(e - 1) <= (8 c + 1) C / (8 n + C) < 2**e      (one float64 division of integers, so the same anywhere)
+    e with 2**(e - 1) <= (8 c + 2**s) C / (8 n + 2**s C) < 2**e
+
+(one float64 division of integers, so the same anywhere), where s, 0 to 10, says how little is to be made of few counts.
 
 Row class + column class is the label of a cell, which goes with the log2 of how likely it is. All cells of a label
 are lined up, batch after batch, row after row, columns by class and then by number; the places among them are coded
@@ -12,7 +14,7 @@ as gaps, with one Rice parameter a label. Nothing is ever done cell by cell: whe
 from the number of columns of each class. (The idea of context splitting; compare adaptive binary coders of sparse
 matrices, which go through the cells one by one.)
 
-As numbers (`rice`): the list of the row classes; `number` of the lowest label + 64, `number` of labels after it; list
+As numbers (`rice`): the list of the row classes; `number` s; `number` of the lowest label + 64, `number` of labels after it; list
 of how many places each label has; of each label with places the parameter, as a list of zigzag differences to the
 one before (the first to 0); then the gaps of each label.
 """
@@ -32,6 +34,8 @@ _BIAS = 64
 _LABELS = 2 * _BIAS
 _LABEL_BITS = 40  # of a key, for the place in the label's line
 _SLOW = 32  # rows from which on a batch doubles what was taken
+_FIRST = 32  # of all rows, one in so many makes the first batch
+_MOST_CAUTION = 10
 
 
 def write_crossing(writer: RiceWriter, found: Numbers, rows: int, columns: int) -> None:
@@ -39,10 +43,12 @@ def write_crossing(writer: RiceWriter, found: Numbers, rows: int, columns: int) 
     row, column = np.divmod(found, columns)
     classes = _class_of(np.bincount(row, minlength=rows))
     writer.listed(classes)
+    caution = _caution(np.bincount(column, minlength=columns))
+    writer.number(caution)
     turn = _turns(classes)[row]
     by_turn = np.argsort(turn, kind="stable")
     turn, column = turn[by_turn], column[by_turn]
-    batches, keys = _Batches(classes, columns), np.empty_like(found)
+    batches, keys = _Batches(classes, columns, caution), np.empty_like(found)
     for batch in batches.all():
         some = slice(*np.searchsorted(turn, (batch.start, batch.stop)))
         keys[some] = batches.keys(batch, turn[some] - batch.start, column[some])
@@ -58,9 +64,12 @@ def read_crossing(reader: RiceReader, rows: int, columns: int) -> Numbers:
         CodecError: If they are not as the format says.
     """
     classes = reader.listed(rows, columns.bit_length() + 2)
+    caution = reader.number()
+    if caution > _MOST_CAUTION:
+        raise CodecError(f"chunk has a caution of {caution}, at most {_MOST_CAUTION} is allowed")
     keys = _read_labels(reader, rows * columns)
     order = _order(classes)
-    batches, found = _Batches(classes, columns), []
+    batches, found = _Batches(classes, columns, caution), []
     for batch in batches.all():
         row, column = batches.cells(batch, keys)
         batches.learn(batch, column)
@@ -105,9 +114,10 @@ class _Batch:
 class _Batches:
     """The batches of one matrix, each made of what the earlier ones taught."""
 
-    def __init__(self, classes: Numbers, columns: int) -> None:
+    def __init__(self, classes: Numbers, columns: int, caution: int) -> None:
         self._classes = classes[_order(classes)]
         self._columns = columns
+        self._prior = 1 << caution
         self._counts = np.zeros(columns, np.int64)
         # Where the next batch goes on in each label's line.
         self._reached = np.zeros(_LABELS, np.int64)
@@ -148,7 +158,7 @@ class _Batches:
 
     def _batch(self, start: int, stop: int) -> _Batch:
         counts, columns = self._counts, self._columns
-        ratio = (8 * counts + 1) * columns / (8 * int(counts.sum()) + columns)
+        ratio = (8 * counts + self._prior) * columns / (8 * int(counts.sum()) + self._prior * columns)
         column_class = np.frexp(ratio)[1].astype(np.int64)
         by_class = np.argsort(column_class.astype(np.int8), kind="stable")
         lowest = int(column_class[by_class[0]])
@@ -186,11 +196,23 @@ def _turns(classes: Numbers) -> Numbers:
 
 def _ladder(rows: int) -> list[int]:
     """Return the bounds of the batches: small at first, when every row teaches much."""
-    bounds = [0]
+    bounds, least = [0], max(1, rows // _FIRST)
     while bounds[-1] < rows:
         last = bounds[-1]
-        bounds.append(min(rows, last + max(1, last // 2 if last < _SLOW else last)))
+        bounds.append(min(rows, last + max(least, last // 2 if last < _SLOW else last)))
     return bounds
+
+
+def _caution(counts: Numbers) -> int:
+    """Return s for columns with these counts (C,), from how much more they vary than chance alone would have it.
+
+    Of a gamma distribution of rates with shape a, counts of mean m have the variance m + m**2 / a. Half of that a
+    is what does best on updates of small networks.
+    """
+    mean = float(counts.mean())
+    beyond = float(counts.var()) - mean
+    shape = mean * mean / beyond if beyond > 0 else 1 << _MOST_CAUTION
+    return min(max(0, round(2 + np.log2(shape))), _MOST_CAUTION)
 
 
 def _write_labels(writer: RiceWriter, keys: Numbers) -> None:

@@ -18,7 +18,8 @@ from flserve_app.artifact.threads import each, gather
 from flserve_app.codec.floats import Floats, floats_of, moved
 from flserve_app.codec.words import Words, words_of
 
-BLOCK_WORDS = 1 << 16
+# Of float32 or float64: larger arrays than this come fresh from the system each time, which takes longer than the work.
+_BLOCK_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +158,9 @@ def _blocks(target: Artifact, base: Artifact, names: Collection[str]) -> Iterato
     for name in names:
         dtype = dtype_named(target.specs[name].dtype)
         new, old = words_of(target[name], dtype), words_of(base[name], dtype)
-        for start in range(0, new.size, BLOCK_WORDS):
-            span = slice(start, min(start + BLOCK_WORDS, new.size))
+        size = _BLOCK_BYTES // max(4, new.itemsize)
+        for start in range(0, new.size, size):
+            span = slice(start, min(start + size, new.size))
             yield Block(name, dtype, span, new[span], old[span])
 
 

@@ -137,18 +137,21 @@ def _square() -> tuple[Artifact, Artifact]:
 
 def _stepped() -> dict[str, tuple[Artifact, Artifact]]:
     """Return a target for each form of `grid-delta`, some steps of 2**-10 from its base."""
-    old, random = _floats(8, 18, 20), RandomState(9)
-    few, many = (random.randint(0, 100, old.shape) < percent for percent in (2, 100))
-    some = (np.arange(18) % 6 == 0)[:, None] & (np.arange(20) % 5 == 0) & (random.randint(0, 8, old.shape) > 0)
+    old, random = _floats(8, 24, 32), RandomState(9)
+    few = random.randint(0, 100, old.shape) < 2
+    some = (np.arange(24) % 6 == 0)[:, None] & (np.arange(32) % 5 == 0) & (random.randint(0, 8, old.shape) > 0)
     signs = random.randint(0, 2, old.shape) * 2 - 1
     steps = {
-        "dense": many * random.randint(-40, 40, old.shape),
-        "wide": many * random.randint(-40000, 40000, old.shape),
+        "dense": random.randint(-40, 40, (8, 32)),
+        "wide": random.randint(-40000, 40000, (8, 32)),
         "plain": few * signs * random.randint(1, 4, old.shape),
         "crossed": some * signs,
     }
-    base = Artifact({"w": old})
-    return {form: (Artifact({"w": (old + each / 2.0**10).astype("<f4")}), base) for form, each in steps.items()}
+    return {form: (_added(old[: len(each)], each), Artifact({"w": old[: len(each)]})) for form, each in steps.items()}
+
+
+def _added(old: np.ndarray, steps: np.ndarray) -> Artifact:
+    return Artifact({"w": (old + steps / 2.0**10).astype("<f4")})
 
 
 if __name__ == "__main__":
