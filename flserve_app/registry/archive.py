@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import final
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import encode_parts
-from flserve_app.errors import FlserveError, NotFound, StoreError
+from flserve_app.codec import encode_parts, inspect
+from flserve_app.errors import CodecError, FlserveError, NotFound, StoreError
 from flserve_app.registry.derive import apply
 from flserve_app.registry.history import cheapest_chain, delta_is_too_big, keyframe_is_due
 from flserve_app.registry.recent import RecentArtifacts
@@ -43,31 +43,35 @@ class Archive:
         self._codec = codec
         self._recent = RecentArtifacts(recent_bytes)
 
-    def keep(self, artifact: Artifact, base: str | None) -> Edge | None:
+    def keep(self, artifact: Artifact, base: str | None, delta: bytes | None = None) -> tuple[Edge, ...]:
         """Make an artifact durable.
 
         Args:
             artifact: The content.
             base: Digest of an artifact that it probably resembles, or None. If that cannot be made (any more), this
                 one stands alone.
+            delta: A payload by any codec that leads there from another artifact, to be kept instead of one made here.
 
         Returns:
-            The edge that the catalog has to add; None if it leads to this artifact already.
+            The edges that the catalog has to add; none if it leads to this artifact already.
 
         Raises:
+            CodecError: If the delta is damaged, or leads elsewhere.
             StoreError: If the blob store cannot keep the payload.
         """
+        if delta is not None:
+            return self._keep_delta(artifact, delta)
         if self._catalog.edges_behind(artifact.digest):
-            return None
+            return ()
         chain, source = ((), None) if base is None else self._source(base)
         if source is None:
-            return self._keyframe(artifact)
-        with self._blobs.writing(encode_parts(artifact, source, self._codec)) as delta:
-            if delta_is_too_big(delta.nbytes, chain):
+            return (self._keyframe(artifact),)
+        with self._blobs.writing(encode_parts(artifact, source, self._codec)) as made:
+            if delta_is_too_big(made.nbytes, chain):
                 with self._blobs.writing(encode_parts(artifact, None, self._codec)) as keyframe:
-                    if keyframe.nbytes <= delta.nbytes:
-                        return self._kept(keyframe, artifact, None)
-            return self._kept(delta, artifact, base)
+                    if keyframe.nbytes <= made.nbytes:
+                        return (self._kept(keyframe, artifact, None),)
+            return (self._kept(made, artifact, base),)
 
     def remember(self, artifact: Artifact) -> None:
         """Keep an artifact in memory as the most recent one."""
@@ -108,13 +112,34 @@ class Archive:
         except NotFound:  # collected since, or lost: it can be made again
             return None
 
+    def _keep_delta(self, artifact: Artifact, delta: bytes) -> tuple[Edge, ...]:
+        """Keep a given payload, and a keyframe beside it if one is due."""
+        said = inspect(delta)
+        if said.target != artifact.digest or said.base is None:
+            raise CodecError(f"delta leads from {said.base} to {said.target}, expected a base and {artifact.digest}")
+        if self._catalog.edges_behind(artifact.digest):
+            return ()
+        try:
+            chain = self.chain(said.base)
+        except NotFound:  # collected a moment ago: what is new must not be lost with what is old
+            return (self._keyframe(artifact),)
+        with self._blobs.writing((delta,)) as payload:
+            edge = self._kept(payload, artifact, said.base, said.codec)
+        return (edge, self._keyframe(artifact)) if keyframe_is_due(chain, self._keyframe_every) else (edge,)
+
     def _keyframe(self, artifact: Artifact) -> Edge:
         with self._blobs.writing(encode_parts(artifact, None, self._codec)) as keyframe:
             return self._kept(keyframe, artifact, None)
 
-    def _kept(self, payload: NewBlob, artifact: Artifact, base: str | None) -> Edge:
+    def _kept(self, payload: NewBlob, artifact: Artifact, base: str | None, codec: str = "") -> Edge:
         payload.keep()
-        return Edge(target=artifact.digest, base=base, codec=self._codec, blob=payload.digest, nbytes=payload.nbytes)
+        return Edge(
+            target=artifact.digest,
+            base=base,
+            codec=codec or self._codec,
+            blob=payload.digest,
+            nbytes=payload.nbytes,
+        )
 
     def _derive(self, digest: str, recent: Mapping[str, Artifact]) -> Artifact:
         failed: dict[str, FlserveError] = {}

@@ -3,15 +3,15 @@
 History is a chain of deltas with a full keyframe at intervals; loading walks it back and verifies every step.
 Publishing encodes first, makes the payload durable, and then commits version, payload and the label `latest`
 in one transaction: a crash leaves the old state or the new one, and at most a blob that nothing names. The
-same content published again is a new version without new bytes. The delivery codec of a version is recorded,
-not used: history is always lossless. Work on a store as a whole has modules of its own: `verify`, `collection`,
-`bundle`.
+same content published again is a new version without new bytes. History is made by a lossless codec, or is the
+payload that was delivered: whatever is kept leads to its artifact bit for bit. Work on a store as a whole has
+modules of its own: `verify`, `collection`, `bundle`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, final
@@ -19,6 +19,7 @@ from typing import Any, Self, final
 from flserve_app.artifact import Artifact
 from flserve_app.errors import NotFound
 from flserve_app.registry.archive import Archive
+from flserve_app.registry.clock import utc_now
 from flserve_app.registry.insist import insist
 from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, open_layout
 from flserve_app.registry.memory import Memory
@@ -47,11 +48,6 @@ NO_METRICS: Mapping[str, float] = MappingProxyType({})
 RECENT_BYTES = 256 << 20
 
 
-def utc_now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)
-
-
 @final
 class Registry:
     """Versions of models; threads may share it, and processes may share its store.
@@ -64,7 +60,7 @@ class Registry:
         clock: Gives the time, with a time zone.
         recent_bytes: What recent artifacts may take in memory.
 
-    The attributes without an underscore are the parts that the other modules of this package work on.
+    Attributes without an underscore are the parts that other modules of this package work on.
     """
 
     def __init__(
@@ -102,10 +98,10 @@ class Registry:
         Args:
             path: The folder; it holds `FORMAT`, `catalog.sqlite` and `blobs/`.
             create: Whether to make it if it is not there.
-            keyframe_every: As of the class; so are the others.
-            codec: Codec of the history.
-            clock: Gives the time.
-            recent_bytes: What recent artifacts may take in memory.
+            keyframe_every: As of the class.
+            codec: As of the class.
+            clock: As of the class.
+            recent_bytes: As of the class.
 
         Raises:
             NotFound: If it is not there and is not to be made.
@@ -147,6 +143,7 @@ class Registry:
         serving: Serving | None = None,
         state: bytes | None = None,
         state_kind: str = "",
+        delta: bytes | None = None,
     ) -> Version:
         """Publish an artifact as the next version of a model, and move `latest` to it.
 
@@ -161,8 +158,10 @@ class Registry:
             serving: What serving it takes.
             state: What the strategy remembers; committed with the version or not at all.
             state_kind: Names the form of the state; needed with one.
+            delta: A payload that leads to it; history keeps this one instead of making its own.
 
         Raises:
+            CodecError: If the delta does not lead to the artifact.
             NotFound: If the parent or the run is not there.
             StoreError: If the store cannot keep it; then nothing was published.
         """
@@ -178,7 +177,7 @@ class Registry:
             created=self.clock(),
             serving=serving,
         )
-        version = insist(lambda: self._publish(draft, artifact, state, state_kind))
+        version = insist(lambda: self._publish(draft, artifact, state, state_kind, delta))
         self.archive.remember(artifact)
         return version
 
@@ -290,9 +289,9 @@ class Registry:
         """Return the runs (of one model), by start."""
         return self._runs.all(model)
 
-    def _publish(self, draft: Draft, artifact: Artifact, data: bytes | None, kind: str) -> Version:
+    def _publish(self, draft: Draft, artifact: Artifact, data: bytes | None, kind: str, delta: bytes | None) -> Version:
         parent = None if draft.parent is None else self.catalog.version(draft.model, draft.parent)
         base = None if parent is None or parent.collected else parent.digest
-        edge = self.archive.keep(artifact, base)
+        edges = self.archive.keep(artifact, base, delta)
         with self._memory.kept(draft.model, data, kind) as state:
-            return self.catalog.publish(draft, edge, state)
+            return self.catalog.publish(draft, edges[0] if edges else None, state, also=edges[1:])

@@ -7,7 +7,7 @@ durable before their edge is added, and are seen to be there when it is (`claims
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, final
 
@@ -40,13 +40,16 @@ class Catalog:
         self._database = database
         self._holds = holds
 
-    def publish(self, draft: Draft, edge: Edge | None, state: State | None = None) -> Version:
+    def publish(
+        self, draft: Draft, edge: Edge | None, state: State | None = None, *, also: Sequence[Edge] = ()
+    ) -> Version:
         """Add a version, the edge that makes its content and its state, and move the label `latest` to it.
 
         Args:
             draft: All but the number.
             edge: The payload that was stored for it; None if the artifact is known already.
             state: What the strategy remembers, stored already.
+            also: Further payloads that were stored for it.
 
         Raises:
             NotFound: If the parent or the run is not there.
@@ -57,6 +60,7 @@ class Catalog:
             key = ensure_model(connection, draft.model)
             _check_parents(connection, key, draft)
             stored = self._add_artifact(connection, draft, edge)
+            stored += sum(add_edge(connection, other, holds=self._holds) for other in also)
             number = next_number(connection, key)
             rows.insert_version(connection, key, number, draft, stored=stored)
             follow_latest(connection, key, number, draft.created)

@@ -181,10 +181,10 @@ def test_a_publisher_that_was_overtaken_starts_again(place, registry):
     with Registry.open(place / "store") as other:
         keep = other.archive.keep
 
-        def keep_and_wait(artifact, base):
-            edge = keep(artifact, base)
+        def keep_and_wait(artifact, base, delta):
+            edges = keep(artifact, base, delta)
             collect(registry, Retention(keep=1))
-            return edge
+            return edges
 
         other.archive.keep = keep_and_wait
         made = other.publish("m", artifacts[5], parent=3, round=5, codec="lossless")
@@ -199,12 +199,12 @@ def test_the_blob_of_a_publisher_is_swept_before_it_is_named(place, registry):
     with Registry.open(place / "store") as other:
         keep, waited = other.archive.keep, []
 
-        def keep_and_wait(artifact, base):
-            edge = keep(artifact, base)
+        def keep_and_wait(artifact, base, delta):
+            edges = keep(artifact, base, delta)
             if not waited:
                 waited.append(True)
-                registry.blobs.delete(edge.blob)
-            return edge
+                registry.blobs.delete(edges[0].blob)
+            return edges
 
         other.archive.keep = keep_and_wait
         made = other.publish("m", unrelated(3), round=1, codec="lossless")
@@ -218,9 +218,9 @@ def test_a_parent_that_is_collected_while_it_is_looked_at_costs_nothing(place, r
     with Registry.open(place / "store") as other:
         keep = other.archive.keep
 
-        def wait_and_keep(artifact, base):
+        def wait_and_keep(artifact, base, delta):
             collect(registry, Retention(keep=1))
-            return keep(artifact, base)
+            return keep(artifact, base, delta)
 
         other.archive.keep = wait_and_keep
         made = other.publish("m", artifacts[3], parent=1, round=3, codec="lossless")

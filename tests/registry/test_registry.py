@@ -1,13 +1,14 @@
 import math
 import sqlite3
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import decode, inspect
-from flserve_app.errors import Conflict, CorruptBlob, NotFound, StoreError
-from flserve_app.registry import Registry, Serving
+from flserve_app.codec import decode, encode, inspect
+from flserve_app.errors import CodecError, Conflict, CorruptBlob, NotFound, StoreError
+from flserve_app.registry import Registry, Retention, Serving, collect, verify
 from tests.registry.samples import drifting, unrelated
 
 
@@ -54,6 +55,55 @@ def test_keyframe_every_one_keeps_every_version_whole(place):
         assert [len(registry.chain(version.digest)) for version in made] == [1, 1, 1]
     with pytest.raises(StoreError, match="at least 1, found 0"):
         Registry.open(place, keyframe_every=0)
+
+
+def publish_with_deltas(registry, artifacts):
+    made = publish_all(registry, artifacts[:1])
+    for before, artifact in pairwise(artifacts):
+        delta = encode(artifact, before, "lossless-small")
+        parent = made[-1].number
+        made.append(
+            registry.publish("m", artifact, parent=parent, round=len(made), codec="lossless-small", delta=delta)
+        )
+    return made
+
+
+def test_history_keeps_the_payload_that_was_delivered(place, registry):
+    artifacts = drifting(9)
+    made = publish_with_deltas(registry, artifacts)
+    for before, artifact in pairwise(artifacts):
+        kept = registry.payload(artifact.digest, before.digest, "lossless-small")
+        assert kept == encode(artifact, before, "lossless-small")
+    with Registry.open(place / "store", create=False) as reopened:
+        assert [reopened.load(version) for version in made] == artifacts
+    # Every fourth has a keyframe beside its delta, so that no chain gets longer.
+    assert [len(registry.chain(version.digest)) for version in made] == [1, 2, 3, 4, 1, 2, 3, 4, 1]
+    assert made[4].stored > made[3].stored + made[0].stored // 2
+    assert verify(registry).clean
+
+
+@pytest.mark.parametrize("which", ["elsewhere", "full", "damaged"])
+def test_a_delta_that_does_not_lead_there_is_refused(registry, which):
+    base, target, other = drifting(3)
+    publish_all(registry, [base])
+    delta = {
+        "elsewhere": encode(other, base),
+        "full": encode(target),
+        "damaged": encode(target, base)[:-1] + b"x",
+    }[which]
+    with pytest.raises(CodecError, match=r"delta leads|is damaged"):
+        registry.publish("m", target, parent=0, round=1, codec="lossless", delta=delta)
+    assert len(registry.versions("m")) == 1
+
+
+def test_a_delta_from_what_was_collected_is_not_kept(registry):
+    artifacts = drifting(3)
+    publish_all(registry, artifacts[:2])
+    collect(registry, Retention(keep=1))
+    delta = encode(artifacts[2], artifacts[0])
+    version = registry.publish("m", artifacts[2], parent=0, round=2, codec="lossless", delta=delta)
+    assert registry.load(version) == artifacts[2]
+    assert registry.payload(artifacts[2].digest, artifacts[0].digest, "lossless") is None
 
 
 def test_a_rollback_is_a_new_version_without_new_bytes(place, registry):
