@@ -1,0 +1,113 @@
+"""The settings of a lossy codec over a whole run: how it rounds in each round, and what becomes of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flserve_app.artifact import Artifact
+from flserve_app.artifact.roles import kept_exact
+from flserve_app.codec.codecs import codec_named
+from flserve_app.codec.encoder import encode_rounded
+from flserve_app.codec.feedback import Feedback, residual_of, with_residual
+from flserve_app.codec.ramp import Ramp, ramp_of
+from flserve_app.codec.rounding import Rounding, round_to
+from flserve_app.errors import CodecError
+
+_ARGUMENTS: Mapping[str, frozenset[str]] = {
+    "grid": frozenset({"multiple", "zone", "decay", "cap"}),
+    "topk": frozenset({"share", "levels", "decay", "cap"}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lossy:
+    """One lossy codec as a run uses it.
+
+    Attributes:
+        name: `grid` or `topk`.
+        multiple: Step of `grid`, in sigmas of a tensor's change, a round.
+        zone: Dead zone of `grid`, in steps.
+        share: Share of the elements that `topk` moves, a round.
+        levels: Most steps that `topk` moves an element.
+        feedback: What is carried on of what rounding leaves out.
+    """
+
+    name: str
+    multiple: Ramp = field(default_factory=lambda: Ramp(4.0, 4.0, 0))
+    zone: float = 0.5
+    share: Ramp = field(default_factory=lambda: Ramp(0.01, 0.01, 0))
+    levels: int = 255
+    feedback: Feedback = field(default_factory=Feedback)
+
+    def at(self, number: int) -> Rounding:
+        """Return how a round rounds; the first is 1. Raises CodecError."""
+        if self.name == "grid":
+            return Rounding(kind="grid", multiple=self.multiple.at(number), zone=self.zone)
+        return Rounding(kind="topk", share=min(1.0, self.share.at(number)), levels=self.levels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sent:
+    """What became of an artifact that was to be sent.
+
+    Attributes:
+        artifact: What its receivers get in its place.
+        payload: What takes a holder of the base there.
+        residual: What is to be added next time; None if nothing is.
+    """
+
+    artifact: Artifact
+    payload: bytes
+    residual: Artifact | None
+
+
+def send(target: Artifact, base: Artifact, rounding: Rounding, feedback: Feedback, residual: Artifact | None) -> Sent:
+    """Round and encode a target with what was left out before; statistics and buffers stay exact.
+
+    Args:
+        target: What was to be sent.
+        base: What the receivers hold.
+        rounding: How to round.
+        feedback: What is carried on.
+        residual: What was left out before.
+    """
+    wanted = with_residual(target, residual)
+    rounded = round_to(wanted, base, rounding, exact=kept_exact(wanted))
+    return Sent(
+        artifact=rounded.artifact,
+        payload=encode_rounded(rounded, base, rounding.kind),
+        residual=residual_of(wanted, rounded.artifact, base, rounded.exponents, feedback),
+    )
+
+
+def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
+    """Return the settings that a configuration names; None for an exact codec.
+
+    Args:
+        name: Name of the codec.
+        arguments: `multiple`, `zone` (grid), `share`, `levels` (topk), `decay` and `cap` (see `Feedback`); `multiple`
+            and `share` are numbers, or `[start, end, rounds]`.
+
+    Raises:
+        CodecError: If the codec or an argument is unknown, or a value is out of its range.
+    """
+    codec_named(name)
+    known = _ARGUMENTS.get(name, frozenset())
+    if strange := [argument for argument in arguments if argument not in known]:
+        listed = ", ".join(sorted(known)) or "none"
+        raise CodecError(f"codec {name}: argument {strange[0]!r} is unknown; known: {listed}")
+    if not known:
+        return None
+    ramps = {key: ramp_of(arguments[key], f"codec {name}: {key}") for key in ("multiple", "share") if key in arguments}
+    rest = {key: arguments[key] for key in ("zone", "levels") if key in arguments}
+    carried = {key: arguments[key] for key in ("decay", "cap") if key in arguments}
+    try:
+        settings: dict[str, Any] = {**ramps, **rest}
+        lossy = Lossy(name=name, feedback=Feedback(**carried), **settings)
+        for number in (1, 1 << 40):
+            lossy.at(number)
+    except TypeError as error:
+        raise CodecError(f"codec {name}: an argument is no number: {error}") from error
+    return lossy
