@@ -17,12 +17,15 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
+from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import ConfigError
 
 LATE_RULES = ("drop", "rebase")
 
 _VOTES = "it counts every reply as one vote, which no staleness weight can make lighter"
 _COUNTED = "its privacy guarantee counts one clipped reply a client and round"
+_SPARSE = "it compares replies weight by weight, and a sparse update leaves nearly all of them as they were"
+_CLIPPED = "its clipping has to see the last word of a client, and error feedback adds to an update behind it"
 _TREES = "its model is a growing ensemble of trees, not tensors of fixed shapes that a version could be relative to"
 _MASKED = "secure aggregation masks what a client sends, so an update relative to a held version cannot be decoded"
 
@@ -35,6 +38,8 @@ class Traits:
         name: Class name, or `Wrapper(Inner)`.
         refused: Why it cannot be combined; empty if it can.
         no_rebase: Why late replies cannot be rebased under it; empty if they can.
+        no_sparse: Why updates cannot be sparse under it; empty if they can.
+        no_feedback: Why clients cannot carry on what was left out of an update; empty if they can.
         integers_beside: Whether integer tensors are averaged beside it.
         private: Whether it adds noise for privacy: its runs do not repeat.
         assumed: What is taken for granted about it; empty for Flower's own.
@@ -43,18 +48,15 @@ class Traits:
     name: str
     refused: str = ""
     no_rebase: str = ""
+    no_sparse: str = ""
+    no_feedback: str = ""
     integers_beside: bool = False
     private: bool = False
     assumed: str = ""
 
 
-def _rows(
-    *names: str, refused: str = "", no_rebase: str = "", beside: bool = False, private: bool = False
-) -> list[Traits]:
-    return [
-        Traits(name=name, refused=refused, no_rebase=no_rebase, integers_beside=beside, private=private)
-        for name in names
-    ]
+def _rows(*names: str, beside: bool = False, private: bool = False, **reasons: str) -> list[Traits]:
+    return [Traits(name=name, integers_beside=beside, private=private, **reasons) for name in names]
 
 
 TABLE: Mapping[str, Traits] = MappingProxyType(
@@ -65,13 +67,19 @@ TABLE: Mapping[str, Traits] = MappingProxyType(
             *_rows(
                 "QFedAvg", no_rebase="it weighs replies by their loss on the version they trained from", beside=True
             ),
-            *_rows("FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", no_rebase=_VOTES),
+            *_rows("FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", no_rebase=_VOTES, no_sparse=_SPARSE),
             *_rows(
                 "DifferentialPrivacyServerSideFixedClipping",
                 "DifferentialPrivacyServerSideAdaptiveClipping",
+                no_rebase=_COUNTED,
+                beside=True,
+                private=True,
+            ),
+            *_rows(
                 "DifferentialPrivacyClientSideFixedClipping",
                 "DifferentialPrivacyClientSideAdaptiveClipping",
                 no_rebase=_COUNTED,
+                no_feedback=_CLIPPED,
                 beside=True,
                 private=True,
             ),
@@ -100,6 +108,8 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
         found[-1],
         name="(".join(each.name for each in found) + ")" * (len(found) - 1),
         no_rebase=next((each.no_rebase for each in found if each.no_rebase), ""),
+        no_sparse=next((each.no_sparse for each in found if each.no_sparse), ""),
+        no_feedback=next((each.no_feedback for each in found if each.no_feedback), ""),
         integers_beside=any(each.integers_beside for each in found),
         private=any(each.private for each in found),
         assumed="; ".join(each.assumed for each in found if each.assumed),
@@ -107,6 +117,23 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
     if late == "rebase" and traits.no_rebase:
         raise ConfigError(f"late replies cannot be rebased under {traits.name}: {traits.no_rebase}; use late=drop")
     return traits
+
+
+def check_lossy(traits: Traits, *, uplink: Lossy | None) -> None:
+    """Refuse updates that a strategy's guarantee does not survive.
+
+    Raises:
+        ConfigError: If they are sparse, or carry on what was left out, where that breaks it.
+    """
+    if uplink is None:
+        return
+    if uplink.name == "topk" and traits.no_sparse:
+        raise ConfigError(f"uplink topk cannot be combined with {traits.name}: {traits.no_sparse}; use uplink=grid")
+    if uplink.feedback.decay and traits.no_feedback:
+        raise ConfigError(
+            f"uplink {uplink.name} with error feedback cannot be combined with {traits.name}: {traits.no_feedback}; "
+            "set uplink.arguments.decay=0"
+        )
 
 
 def nested(strategy: Any) -> Iterator[Strategy]:

@@ -9,22 +9,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from logging import INFO, WARNING
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, FedAvgM, Strategy
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.integers import is_integer, join, split
 from flserve_app.client.records import to_record
+from flserve_app.codec.ramp import Ramp
+from flserve_app.errors import ConfigError
 from flserve_app.strategy.compatibility import check, nested
 from flserve_app.strategy.screening import screen
 from flserve_app.strategy.seeds import drawing
+
+NO_SCHEDULES: Mapping[str, Ramp] = MappingProxyType({})
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
@@ -38,13 +43,27 @@ class Inner:
         seed: Seed of its sampling; None leaves it to Python's `random`.
         late: The rule for late replies: `drop` or `rebase`.
         refused: Called with the node id and the reason for each reply that is left out.
+        schedules: Attributes of the strategy, or of one it wraps, that change with the round.
+        follows: Whether what is published may differ from what the strategy returned: then a strategy that goes on
+            from its own last result is given the published arrays instead.
 
     Raises:
         ConfigError: If the strategy cannot be combined with versions.
     """
 
-    def __init__(self, strategy: Strategy, seed: int | None, late: str, refused: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        seed: int | None,
+        late: str,
+        refused: Callable[[int, str], None],
+        *,
+        schedules: Mapping[str, Ramp] = NO_SCHEDULES,
+        follows: bool = False,
+    ) -> None:
         self.traits = check(strategy, late)
+        self._schedules = {name: (_owner(strategy, name), ramp) for name, ramp in schedules.items()}
+        self._follows = follows
         self.strategy = strategy
         self._seed = seed
         self._refused = refused
@@ -59,7 +78,13 @@ class Inner:
 
     def configure_train(self, number: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
         """Return the messages of a round of training."""
+        for name, (owner, ramp) in self._schedules.items():
+            setattr(owner, name, ramp.at(number))
         seen, integers = split(arrays) if self.traits.integers_beside else (arrays, {})
+        if self._follows:
+            for each in nested(self.strategy):
+                if isinstance(each, FedAvgM):
+                    each.current_arrays = seen
         with drawing(self._seed, number, "train"):
             messages = list(self.strategy.configure_train(number, seen, config, grid))
         if integers:
@@ -145,3 +170,11 @@ def _with_all(content: RecordDict, arrays: ArrayRecord, floats: list[str]) -> Re
 def note_refused(identity: str, reason: str) -> None:
     """Say that a reply is left out, in one line."""
     log(WARNING, "flserve: a reply of %s is left out: %s", identity, reason)
+
+
+def _owner(strategy: Strategy, name: str) -> Strategy:
+    """Return the strategy, or the one it wraps, that has a number of this name."""
+    for each in nested(strategy):
+        if isinstance(getattr(each, name, None), int | float):
+            return each
+    raise ConfigError(f"{type(strategy).__name__} has no number {name!r} that a schedule could change")

@@ -19,10 +19,12 @@ from flwr.common.logger import log
 from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.codec import encode
+from flserve_app.codec.lossy import Lossy, send
 from flserve_app.delivery import CacheInfo, PayloadKey, Payloads, Plan, plan
 from flserve_app.errors import CorruptBlob, FlserveError, NotFound
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
+from flserve_app.strategy.remainder import State, joined, parted
 
 
 @final
@@ -32,19 +34,30 @@ class Publisher:
     Args:
         registry: Where versions are stored.
         model: Name they are published under.
-        codec: The delivery codec.
+        codec: The delivery codec, an exact one: it leads from any version to any other.
         run: Id of the run, if there is one.
         serving: What serving a version takes.
+        lossy: How the codec rounds, if it does: then what is published is what everybody can decode.
     """
 
     def __init__(
-        self, registry: Registry, model: str, codec: str, run: str | None = None, serving: Serving | None = None
+        self,
+        registry: Registry,
+        model: str,
+        codec: str,
+        run: str | None = None,
+        serving: Serving | None = None,
+        *,
+        lossy: Lossy | None = None,
     ) -> None:
         self.model = model
         self.registry = registry
         self._codec = codec
+        self._recorded = codec if lossy is None else lossy.name
         self._run = run
         self._serving = serving
+        self._lossy = lossy
+        self._residual: Artifact | None = None
         self._payloads = Payloads(self._make)
         self._visiting: dict[str, Artifact] = {}
         self._numbers: dict[str, int] = {}
@@ -72,8 +85,31 @@ class Publisher:
             raise NotFound(f"model {self.model!r} has no version yet")
         return self._current
 
-    def publish(self, artifact: Artifact, server_round: int, state: tuple[str, bytes] | None = None) -> Version:
-        """Store an artifact as the next version, with kind and bytes of the strategy's state; make it current."""
+    def publish(self, artifact: Artifact, server_round: int, state: State | None = None) -> Version:
+        """Store an artifact, rounded if the codec rounds, as the next version; make it current.
+
+        Args:
+            artifact: What was aggregated.
+            server_round: The round that made it.
+            state: Kind and bytes of what the strategy remembers.
+        """
+        if self._lossy is None or self._current is None:
+            return self._store(artifact, server_round, state, None)
+        rounding = self._lossy.at(server_round)
+        sent = send(artifact, self.artifact, rounding, self._lossy.feedback, self._residual)
+        delta = None if sent.artifact.digest == self.artifact.digest else sent.payload
+        before = self.artifact.digest
+        version = self._store(sent.artifact, server_round, joined(state, sent.residual), delta)
+        self._residual = sent.residual
+        self._payloads.put((before, sent.artifact.digest, self._codec), sent.payload)
+        return version
+
+    def recall(self, found: State | None, version: str) -> State | None:
+        """Take the residual out of a version's state; return what is the strategy's. Raises StoreError."""
+        state, self._residual = parted(found, version)
+        return state
+
+    def _store(self, artifact: Artifact, server_round: int, state: State | None, delta: bytes | None) -> Version:
         parent = None if self._current is None else self.version.number
         version = self.registry.publish(
             self.model,
@@ -81,10 +117,11 @@ class Publisher:
             parent=parent,
             round=server_round,
             run=self._run,
-            codec=self._codec,
+            codec=self._recorded,
             serving=self._serving,
             state_kind="" if state is None else state[0],
             state=None if state is None else state[1],
+            delta=delta,
         )
         self.adopt(version, artifact)
         return version

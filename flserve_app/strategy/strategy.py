@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from logging import INFO
 from pathlib import Path
 from typing import final
@@ -27,19 +27,23 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact
-from flserve_app.codec import CODECS
+from flserve_app.codec.lossy import Lossy, lossy_of
+from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
-from flserve_app.errors import CodecError, ConfigError, Conflict
+from flserve_app.errors import ConfigError, Conflict
 from flserve_app.registry import Registry
 from flserve_app.store import Holder, Serving, Version
+from flserve_app.strategy.compatibility import check_lossy
 from flserve_app.strategy.grid import VersionedGrid
-from flserve_app.strategy.inner import Inner, note_refused
+from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.rounds import Rounds
 from flserve_app.strategy.state import restore_state, save
+
+EXACT = "lossless-small"  # what takes a client from any version to any other where deliveries are rounded
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -51,8 +55,8 @@ class VersionedStrategy(Strategy):
     Args:
         inner: The strategy that samples and aggregates; FedAvg by default.
         store: Directory of the version store, or an open registry.
-        codec: Delivery codec: `full`, `lossless` or `lossless-small`.
-        uplink: Codec of the clients' updates, relative to the version they were given.
+        codec: Delivery codec: `full`, `lossless` or `lossless-small`, or the settings of a lossy one (`lossy_of`).
+        uplink: Codec of the clients' updates, relative to the version they were given; likewise.
         model_name: Name the versions are published under.
         seed: Seed of the inner strategy's sampling; None leaves it to Python's `random`.
         run: Id of the run, recorded with each version.
@@ -63,6 +67,7 @@ class VersionedStrategy(Strategy):
         observer: Called with every finished round's row.
         late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
         staleness: Exponent of a rebased reply's weight, `num-examples * (1 + lag in versions) ** -staleness`.
+        schedules: Numbers of the inner strategy that change with the round, by attribute.
 
     Raises:
         CodecError: If a codec is unknown.
@@ -75,8 +80,8 @@ class VersionedStrategy(Strategy):
         inner: Strategy | None = None,
         *,
         store: str | Path | Registry,
-        codec: str = "lossless",
-        uplink: str = "lossless",
+        codec: str | Lossy = "lossless",
+        uplink: str | Lossy = "lossless",
         model_name: str = "model",
         seed: int | None = 0,
         run: str | None = None,
@@ -87,20 +92,24 @@ class VersionedStrategy(Strategy):
         observer: Callable[[RoundRow], None] | None = None,
         late: str = "drop",
         staleness: float = 0.5,
+        schedules: Mapping[str, Ramp] = NO_SCHEDULES,
     ) -> None:
         if not (math.isfinite(staleness) and staleness >= 0):
             raise ConfigError(f"staleness is {staleness}, expected a number of 0 or more")
         self.inner = FedAvg() if inner is None else inner
-        self._inner = Inner(self.inner, seed, late, self._leave_out)
+        self._named = tuple(each if isinstance(each, str) else each.name for each in (codec, uplink))
+        lossy, self._codec = _settled(codec)
+        self._rounds_up, self._uplink = _settled(uplink)
+        follows = lossy is not None
+        self._inner = Inner(self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows)
         self._late, self._staleness = late, staleness
-        self._codec = _known(codec)
-        self._uplink = _known(uplink)
+        check_lossy(self._inner.traits, uplink=self._rounds_up)
         self.registry = store if isinstance(store, Registry) else _opened(store)
         self._resume = resume
         self._num_clients = num_clients
         self._wait_seconds = wait_seconds
         self._ledger = Ledger()
-        self._publisher = Publisher(self.registry, model_name, codec, run, serving)
+        self._publisher = Publisher(self.registry, model_name, self._codec, run, serving, lossy=lossy)
         self._rounds = Rounds(self._publisher, self._ledger, observer)
         self._grid: VersionedGrid | None = None
         self._offset = 0
@@ -117,7 +126,7 @@ class VersionedStrategy(Strategy):
     def summary(self) -> None:
         """Log the settings of the delivery and of the inner strategy."""
         log(INFO, "\t├──> Versions: model '%s'", self._publisher.model)
-        log(INFO, "\t│\t├── Delivery: %s down, %s up", self._codec, self._uplink)
+        log(INFO, "\t│\t├── Delivery: %s down, %s up", *self._named)
         log(INFO, "\t│\t└── Inner strategy: %s", type(self.inner).__name__)
         self.inner.summary()
 
@@ -212,10 +221,11 @@ class VersionedStrategy(Strategy):
         return metrics
 
     def _restore(self, latest: Version) -> None:
-        """Give the inner strategy what it remembered; before the first round that is nothing."""
+        """Give publisher and inner strategy what they remembered; before the first round that is nothing."""
         if latest.round:
-            found = self.registry.load_state(latest.model, latest.number)
-            restore_state(self.inner, found, f"{latest.model} {latest.name}")
+            name = f"{latest.model} {latest.name}"
+            found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
+            restore_state(self.inner, found, name)
 
     def _record_clients(self) -> None:
         """Record who holds what, once a round: what the fleet may still build on is kept."""
@@ -262,9 +272,7 @@ def _opened(store: str | Path) -> Registry:
     return Registry.open(Path(store).expanduser())
 
 
-def _known(codec: str) -> str:
-    if codec not in CODECS:
-        raise CodecError(f"codec {codec!r} is unknown; known: {', '.join(CODECS)}")
-    if not CODECS[codec].exact:
-        raise CodecError(f"codec {codec!r} rounds what it sends, which this strategy does not account for")
-    return codec
+def _settled(codec: str | Lossy) -> tuple[Lossy | None, str]:
+    """Return the settings of a lossy codec, and the exact codec that is used beside it or in its place."""
+    lossy = lossy_of(codec, {}) if isinstance(codec, str) else codec
+    return (None, str(codec)) if lossy is None else (lossy, EXACT)

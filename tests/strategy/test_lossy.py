@@ -1,0 +1,171 @@
+"""Published versions under a lossy codec: what is published is what everybody decodes."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvgM
+
+from flserve_app.codec.feedback import Feedback
+from flserve_app.codec.lossy import Lossy, lossy_of
+from flserve_app.codec.ramp import Ramp
+from flserve_app.errors import CodecError, ConfigError
+from flserve_app.registry import Registry, verify
+from tests.apps import numpy_app
+from tests.fleet import FleetGrid
+from tests.strategy.runs import fedavg, federate
+
+CODECS = {
+    "grid": Lossy(name="grid"),
+    "topk": Lossy(name="topk", share=Ramp(0.2, 0.05, 4)),
+    "no feedback": Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=Feedback(decay=0)),
+}
+
+
+def sampling(clients=4):
+    return {
+        "fraction_evaluate": 0.0,
+        "min_train_nodes": clients,
+        "min_available_nodes": clients,
+    }
+
+
+@pytest.fixture(params=list(CODECS))
+def codec(request):
+    return CODECS[request.param]
+
+
+def digests(run):
+    return [version.digest for version in run.registry.versions("model")]
+
+
+def test_every_client_holds_what_was_published(tmp_path, codec):
+    run = federate(tmp_path / "s", codec=codec, inner=fedavg(4, 3, 4), rounds=6)
+    assert [version.codec for version in run.registry.versions("model")][1:] == [codec.name] * 6
+    # Every client evaluated the last version: what it verified then is what the store holds.
+    assert {client.held[0] for client in run.strategy._grid.fleet.clients.values()} == {run.digest}
+    assert run.total("failures") == 0
+    with Registry.open(tmp_path / "s", create=False) as registry:
+        assert verify(registry).clean
+        assert [registry.load(version).digest for version in registry.versions("model")] == digests(run)
+
+
+def test_deliveries_are_the_payloads_of_the_history(tmp_path):
+    run = federate(tmp_path / "s", codec=CODECS["no feedback"], inner=fedavg(4), rounds=4)
+    versions = run.registry.versions("model")
+    stored = [
+        len(run.registry.payload(after.digest, before.digest, "topk") or b"") for before, after in pairwise(versions)
+    ]
+    sent = [row.bytes_down for row in run.rows[2:]]
+    assert sent == [4 * size for size in stored[:-1]]
+
+
+def test_two_runs_are_alike(tmp_path, codec):
+    one, other = (federate(tmp_path / name, codec=codec, inner=fedavg(4, 2), rounds=4) for name in "ab")
+    assert digests(one) == digests(other)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_that_is_resumed_adds_what_was_left_out(tmp_path, codec, stop):
+    whole = federate(tmp_path / "whole", codec=codec, inner=fedavg(4, 2), rounds=4)
+    federate(tmp_path / "parts", codec=codec, inner=fedavg(4, 2), rounds=stop)
+    rest = federate(tmp_path / "parts", codec=codec, inner=fedavg(4, 2), rounds=4, resume=True)
+    assert digests(rest) == digests(whole)
+
+
+def test_with_feedback_it_stays_near_the_exact_run_and_without_it_does_not(tmp_path):
+    exact = federate(tmp_path / "exact", rounds=12)
+    near, far = (
+        federate(
+            tmp_path / str(decay),
+            codec=Lossy(name="topk", share=Ramp(0.25, 0.25, 0), feedback=Feedback(decay=decay, cap=1e6)),
+            rounds=12,
+        )
+        for decay in (1.0, 0.0)
+    )
+
+    def distance(run):
+        mine, theirs = (each.registry.load(each.digest) for each in (run, exact))
+        floats = [name for name in mine if mine[name].dtype.kind == "f"]
+        return sum(float(((mine[name].astype("f8") - theirs[name]) ** 2).sum()) for name in floats)
+
+    assert distance(near) < 0.5 * distance(far)
+
+
+def test_statistics_and_counters_are_exact(tmp_path):
+    run = federate(tmp_path / "s", codec=CODECS["topk"], rounds=2, initial=with_statistics())
+    exact = federate(tmp_path / "exact", rounds=2, initial=with_statistics())
+    mine, theirs = (each.registry.load(each.digest) for each in (run, exact))
+    assert not np.array_equal(mine["w"], theirs["w"])
+    # One round on, they differ because the weights that clients trained from do.
+    first = [each.registry.load(each.registry.versions("model")[1]) for each in (run, exact)]
+    for name in ("bn.running_mean", "steps"):
+        assert np.array_equal(first[0][name], first[1][name])
+
+
+def with_statistics():
+    random = np.random.RandomState(0)
+    return ArrayRecord(
+        {
+            "w": Array(random.standard_normal((40, 30)).astype("f4")),
+            "bn.running_mean": Array(random.standard_normal(30).astype("f4")),
+            "steps": Array(np.array(0, "i8")),
+        }
+    )
+
+
+@pytest.mark.parametrize("inner", [FedAdam, FedAvgM])
+def test_adaptive_strategies_go_on_from_what_was_published(tmp_path, inner):
+    settings = {"server_momentum": 0.5} if inner is FedAvgM else {}
+    run = federate(tmp_path / "s", codec=CODECS["topk"], inner=inner(**sampling(), **settings), rounds=3)
+    assert run.total("failures") == 0
+    assert len(set(digests(run))) == 4
+    if inner is FedAvgM:
+        before_last = run.registry.load(run.registry.versions("model")[2])
+        # It was given the published arrays before it made the last version.
+        assert set(before_last) == set(run.strategy.inner.current_arrays)
+
+
+def test_nothing_to_change_is_a_version_without_bytes(tmp_path):
+    def echo(message, *_):
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(RecordDict({"arrays": message.content["arrays"], "metrics": metrics}), reply_to=message)
+
+    grid = FleetGrid(app=numpy_app(on_train=echo), size=4)
+    run = federate(tmp_path / "s", codec=CODECS["grid"], grid=grid, rounds=2)
+    assert len(set(digests(run))) == 1
+    assert run.registry.versions("model")[2].stored == 0
+
+
+def test_settings_come_from_a_configuration():
+    assert lossy_of("lossless", {}) is None
+    found = lossy_of("topk", {"share": [0.02, 0.005, 40], "levels": 1, "decay": 0})
+    assert found == Lossy(name="topk", share=Ramp(0.02, 0.005, 40), levels=1, feedback=Feedback(decay=0))
+    assert [found.at(number).share for number in (1, 41)] == [0.02, 0.005]
+    assert lossy_of("grid", {"multiple": 8}).at(3).multiple == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("zip", {}, "unknown codec 'zip'"),
+        ("lossless", {"share": 1}, "codec lossless: argument 'share' is unknown; known: none"),
+        ("topk", {"multiple": 1}, "codec topk: argument 'multiple' is unknown"),
+        ("topk", {"share": "much"}, "codec topk: share is 'much'"),
+        ("topk", {"levels": 0}, "levels"),
+        ("topk", {"levels": "two"}, "codec topk: an argument is no number"),
+        ("grid", {"zone": 2}, "zone"),
+        ("grid", {"decay": -1}, "decay"),
+    ],
+)
+def test_settings_out_of_range_are_one_sentence(name, arguments, said):
+    with pytest.raises(CodecError, match=said):
+        lossy_of(name, arguments)
+
+
+def test_a_sparse_uplink_is_refused_where_replies_are_compared(tmp_path):
+    from flwr.serverapp.strategy import FedMedian
+
+    with pytest.raises(ConfigError, match="uplink topk cannot be combined with FedMedian: it compares"):
+        federate(tmp_path / "s", uplink=CODECS["topk"], inner=FedMedian(**sampling()))
