@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 
 from flserve_app.client.records import to_record
 from flserve_app.compose.client_settings import KEY, ClientSettings
+from flserve_app.compose.codecs import check_codecs, codec_of, schedules_of
 from flserve_app.compose.folder import RunFolder
 from flserve_app.compose.parts import CentralEvaluation, model_of, open_store, serving_of, task_spec
 from flserve_app.compose.privacy import told as told_of_privacy
@@ -93,7 +94,7 @@ def check(app: AppConfig, clients: int, folder: Path) -> None:
     spec = task_spec(app, clients)
     model_of(app).build(spec)
     client_data(spec, 0)
-    inner_strategy(app.strategy, clients)
+    check_codecs(app, inner_strategy(app.strategy, clients))
     if app.store is not None:
         with open_store(app, folder) as registry:
             check_name(registry, model_name(app), resume=app.resume)
@@ -132,8 +133,9 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
     strategy = VersionedStrategy(
         inner_strategy(app.strategy, clients),
         store=registry,
-        codec=app.codec.name,
-        uplink=app.uplink.name,
+        codec=codec_of(app.codec),
+        uplink=codec_of(app.uplink),
+        schedules=schedules_of(app.strategy),
         model_name=model_name(app),
         seed=app.seed,
         run=run,

@@ -87,9 +87,10 @@ class TrainConfig:
 
 @dataclass
 class CodecConfig:
-    """A codec by its name."""
+    """A codec by its name, and the arguments of a lossy one; see `flserve_app.codec.lossy.lossy_of`."""
 
     name: str = MISSING
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -145,6 +146,7 @@ class StrategyConfig:
         clients_per_round: Clients that train in a round; null for all.
         clients_per_evaluation: Clients that evaluate each version; 0 for none.
         arguments: Keyword arguments of the strategy itself.
+        schedules: Those of its arguments that change with the round, each as [start, end, rounds].
         dp: Differential privacy around it.
         late: What becomes of replies that come after their round: `drop` or `rebase`.
         staleness: Exponent of a rebased reply's weight, (1 + versions it lags) ** -staleness.
@@ -154,6 +156,7 @@ class StrategyConfig:
     clients_per_round: int | None = None
     clients_per_evaluation: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
+    schedules: dict[str, Any] = field(default_factory=dict)
     dp: DpConfig = field(default_factory=DpConfig)
     late: str = "drop"
     staleness: float = 0.5
