@@ -9,7 +9,7 @@ from flserve_app import client_app
 from flserve_app.client import versioned_mod
 from flserve_app.compose.job import check, run_job
 from flserve_app.config import load
-from flserve_app.errors import CodecError, ConfigError, Conflict, DeliveryError, StoreError, TaskError
+from flserve_app.errors import ConfigError, Conflict, DeliveryError, StoreError, TaskError
 from flserve_app.registry import Registry
 from tests.compose.jobs import composed, run
 from tests.fleet import FleetGrid
@@ -201,7 +201,7 @@ def test_a_check_refuses_a_name_that_is_taken(tmp_path):
 
 
 def test_an_unknown_codec_is_one_sentence(tmp_path):
-    with pytest.raises(CodecError, match="codec 'zip' is unknown; known: full"):
+    with pytest.raises(ConfigError, match="unknown codec 'zip'; known: full"):
         run(tmp_path / "run", "codec.name=zip")
 
 

@@ -51,7 +51,7 @@ def test_the_tutorial_is_the_reference_case():
     [
         (["num_rouns=3"], "the configuration has no key 'num_rouns'; `flserve run --cfg job` shows all"),
         (["train.momentun=0.1"], "no key 'train.momentun'"),
-        (["codec=zip"], "codec 'zip' is unknown; known: full lossless lossless-small"),
+        (["codec=zip"], "codec 'zip' is unknown; known: full grid lossless lossless-small topk"),
         (["experiment=none"], "experiment 'none' is unknown; known: "),
         (["num_rounds=many"], "num_rounds: Value 'many' of type 'str' could not be converted to Integer"),
         (["resume=maybe"], "resume: Value 'maybe' is not a valid bool"),
