@@ -3,7 +3,7 @@
 It wraps Flower's Grid. The strategy decides which version goes to whom; this class decides how it travels,
 alike for training and evaluation. Rules:
 - A node that is met for the first time is greeted first; see `roster`.
-- Every message gets content of its own, because Flower's strategies give all messages the same object.
+- How a model gets into a message is `dispatch`'s, how an update gets out of a reply is `intake`'s.
 - A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
   with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
 - Replies come back as full ArrayRecords in the order of the clients' identities. Error replies come last.
@@ -18,23 +18,20 @@ from dataclasses import replace
 from logging import INFO, WARNING
 from typing import final
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.common.logger import log
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from flserve_app.client.tensor_array import serialised_bytes
-from flserve_app.client.wire import Delivery, payload_array, put_delivery
-from flserve_app.delivery import PayloadKey, Plan
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import Fleet
+from flserve_app.strategy.dispatch import Dispatch, Shared
 from flserve_app.strategy.exchange import Exchange
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
-from flserve_app.strategy.message_size import message_bytes
-from flserve_app.strategy.parcel import Parcel, model_key, open_message
+from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import HELLO_SECONDS, Roster
 
@@ -74,13 +71,13 @@ class VersionedGrid(Grid):
         self._grid = grid
         self._publisher = publisher
         self._ledger = ledger
-        self._uplink = uplink
         self._patience = patience
         self._asked_since: float | None = None
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._intake = Intake(publisher, ledger)
         self._exchange = Exchange(grid, ledger)
         self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies)
+        self._dispatch = Dispatch(publisher, ledger, self._roster, uplink)
         self._late = LateReplies(publisher, ledger, self._roster, rule=late, exponent=staleness)
 
     @property
@@ -156,10 +153,10 @@ class VersionedGrid(Grid):
         nodes = dict.fromkeys(message.metadata.dst_node_id for message in outgoing)
         self.meet(nodes, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
-        waiting = [(message, self._parcel(message)) for message in outgoing]
+        waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
         while waiting:
-            shared: dict[PayloadKey, Array] = {}
-            sent = {id(message): self._address(message, parcel, shared) for message, parcel in waiting}
+            shared: Shared = {}
+            sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
             batch = [message for message, _ in waiting]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
@@ -175,56 +172,6 @@ class VersionedGrid(Grid):
                 f"round {self.server_round} needs more than the {nodes} clients that are connected: "
                 f"none came within {self._patience:.0f} s"
             )
-
-    def _parcel(self, message: Message) -> Parcel:
-        parcel = open_message(message)
-        key = model_key(message)
-        client = self.fleet.get(parcel.node_id)
-        if key is None:
-            return parcel
-        artifact = self._publisher.artifact_of(parcel.content.array_records[key])
-        if not client.versioned:
-            return replace(parcel, arrays=key, target=artifact.digest)
-        plan = self._publisher.plan(client.held, artifact.digest)
-        return replace(parcel, arrays=key, target=artifact.digest, plan=plan)
-
-    def _address(self, message: Message, parcel: Parcel, shared: dict[PayloadKey, Array]) -> Parcel:
-        """Write the parcel's delivery into its message, and count it."""
-        if parcel.plan is not None:
-            plan, payload = self._payload(parcel.plan, shared)
-            content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
-            put_delivery(content, self._delivery(parcel, payload))
-            message.content = content
-            self._count(message, parcel, plan.kind, 0 if payload is None else len(payload.data))
-        elif parcel.arrays:
-            self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
-        return parcel
-
-    def _count(self, message: Message, parcel: Parcel, kind: str, payload: int) -> None:
-        full = _npy_bytes(parcel.content.array_records[parcel.arrays])
-        self._ledger.planned("resend" if parcel.tries else kind)
-        self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
-
-    def _payload(self, plan: Plan, shared: dict[PayloadKey, Array]) -> tuple[Plan, Array | None]:
-        if plan.kind == "none":
-            return plan, None
-        started = time.perf_counter()
-        plan, payload = self._publisher.payload(plan)
-        self._ledger.spent("encode", time.perf_counter() - started)
-        if plan.key not in shared:
-            shared[plan.key] = payload_array(payload)
-        return plan, shared[plan.key]
-
-    def _delivery(self, parcel: Parcel, payload: Array | None) -> Delivery:
-        return Delivery(
-            action="deliver",
-            model=self._publisher.model,
-            version=self._publisher.number_of(parcel.target),
-            target=parcel.target,
-            arrays=parcel.arrays,
-            uplink=self._uplink,
-            payload=payload,
-        )
 
     def _take_in(
         self, batch: list[Message], sent: dict[int, Parcel], replies: Iterable[Message], arrived: list[Message]
@@ -284,7 +231,3 @@ class VersionedGrid(Grid):
     def _ordered(self, replies: list[Message]) -> list[Message]:
         place = {node_id: at for at, node_id in enumerate(self.fleet.order(self.fleet.clients))}
         return sorted(replies, key=lambda reply: (reply.has_error(), place.get(reply.metadata.src_node_id, -1)))
-
-
-def _npy_bytes(record: ArrayRecord) -> int:
-    return sum(map(serialised_bytes, record.values()))
