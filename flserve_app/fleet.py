@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import final
 
+CHAIN = "chain"
+RECIPE = "recipe"
+BASIC = frozenset({"full", "lossless", "lossless-small"})
 _DIGITS = re.compile(r"([0-9]{1,18})")
 
 
@@ -30,6 +33,8 @@ class Client:
         held: Hex digests of the artifacts it said it holds.
         version: Number of the newest version it worked with; None before the first.
         last_round: Round of its last answer.
+        takes: What it can be sent: `chain` (several payloads in one delivery), `recipe` (a model to build), and
+            names of codecs. One that never said so takes what all releases took.
     """
 
     node_id: int
@@ -38,6 +43,7 @@ class Client:
     held: tuple[str, ...] = ()
     version: int | None = None
     last_round: int = 0
+    takes: frozenset[str] = BASIC
 
 
 @final
@@ -60,9 +66,16 @@ class Fleet:
         return Fleet(MappingProxyType({known: client for known, client in self.clients.items() if known != node_id}))
 
     def heard(
-        self, node_id: int, *, identity: str, held: tuple[str, ...], version: int | None, server_round: int
+        self,
+        node_id: int,
+        *,
+        identity: str,
+        held: tuple[str, ...],
+        version: int | None,
+        server_round: int,
+        takes: Collection[str] = (),
     ) -> Fleet:
-        """Return the fleet after a client's answer: who it is, what it holds, what it worked with."""
+        """Return the fleet after a client's answer: who it is, what it holds, what it worked with, what it takes."""
         known = self.clients.get(node_id, Client(node_id=node_id, identity=identity))
         return self.put(
             replace(
@@ -72,8 +85,14 @@ class Fleet:
                 held=held,
                 version=known.version if version is None else version,
                 last_round=server_round,
+                takes=BASIC | set(takes) if takes else known.takes,
             )
         )
+
+    def takes_no_more(self, node_id: int, what: str) -> Fleet:
+        """Return the fleet with a client that cannot be sent something after all."""
+        known = self.get(node_id)
+        return self.put(replace(known, takes=known.takes - {what}))
 
     def get(self, node_id: int) -> Client:
         """Return the client at a node; one that is not known yet holds nothing."""

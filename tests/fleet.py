@@ -39,18 +39,18 @@ class Seen:
 
 def seen(node_id: int, way: str, message: Message) -> Seen:
     carried = message.content.get(PAYLOAD) if message.has_content() else None
-    array = carried["payload"] if isinstance(carried, ArrayRecord) else None
+    arrays = list(carried.values()) if isinstance(carried, ArrayRecord) else []
     with no_object_id_recompute():  # nothing changes in between, and most of a test's time would go here
         nbytes = message_bytes(message)
-        object_id = None if array is None else array.object_id
-    if array is not None:
+        object_id = arrays[0].object_id if len(arrays) == 1 else None
+    for array in arrays:
         vars(array).pop("_chunks", None)  # what naming it left behind cannot be pickled
     return Seen(
         node_id,
         way,
         message.metadata.message_type,
         nbytes,
-        None if array is None else array.data,
+        b"".join(array.data for array in arrays) if arrays else None,
         object_id,
     )
 

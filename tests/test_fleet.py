@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.fleet import Client, Fleet, natural
+from flserve_app.fleet import BASIC, CHAIN, RECIPE, Client, Fleet, natural
 
 
 def client(node_id, identity, **fields):
@@ -54,6 +54,15 @@ def test_a_word_of_a_client_replaces_what_was_known():
     fleet = Fleet().put(client(1, "node-1", versioned=False, version=7))
     heard = fleet.heard(1, identity="partition-0", held=("x", "y"), version=None, server_round=2)
     assert heard.get(1) == client(1, "partition-0", held=("x", "y"), version=7, last_round=2)
+
+
+def test_what_a_client_takes_is_what_it_said_and_what_all_releases_took():
+    fleet = Fleet().heard(1, identity="a", held=(), version=None, server_round=1)
+    assert fleet.get(1).takes == BASIC
+    told = fleet.heard(1, identity="a", held=(), version=None, server_round=1, takes=[CHAIN, RECIPE, "grid"])
+    again = told.heard(1, identity="a", held=("x",), version=1, server_round=2)
+    assert again.get(1).takes == BASIC | {CHAIN, RECIPE, "grid"}
+    assert again.takes_no_more(1, RECIPE).get(1).takes == BASIC | {CHAIN, "grid"}
 
 
 def test_a_node_nobody_heard_of_holds_nothing():

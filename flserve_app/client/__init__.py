@@ -1,6 +1,7 @@
 """The client's side: fetch, verify, hold, train, evaluate, predict."""
 
 from flserve_app.client.client import VersionedClient
-from flserve_app.client.mod import versioned_mod
+from flserve_app.client.mod import building, versioned_mod
+from flserve_app.client.recipe import Builder, Recipe
 
-__all__ = ["VersionedClient", "versioned_mod"]
+__all__ = ["Builder", "Recipe", "VersionedClient", "building", "versioned_mod"]

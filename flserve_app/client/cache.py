@@ -2,7 +2,7 @@
 
 Layout: `blobs/<digest>/payload` is a full payload of the artifact, `blobs/<digest>/by/<client>` marks who
 needs it, `clients/<client>/<model key>.json` is that client's reference. Rules:
-- A blob is stored once, however many clients hold it; a client sees only what its own reference names.
+- A blob is stored once, however many clients hold it; a client lists only what its own reference names.
 - Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock.
 - Nothing read is trusted: a payload is decoded and verified, and what does not verify is as good as absent.
 """
@@ -69,6 +69,10 @@ class CacheDirectory:
             return None
         verified_artifacts().put(payload, artifact)
         return artifact
+
+    def has(self, digest: str) -> bool:
+        """Whether the directory has an artifact, for this client or another."""
+        return self._payload(digest).exists()
 
     def at_hand(self, digest: str) -> Artifact | None:
         """Return an artifact that this process verified in this directory, whoever fetched it; None without one."""

@@ -6,6 +6,7 @@ relative to it, and predicts with it.
 
 Rules:
 - The arrays come in the order of the artifact's tensors and go back in the same order, one for one.
+- A client with a builder builds what a recipe names, so that its first version need not be sent.
 - `predict` uses the version this client holds and verified, and needs no server.
 """
 
@@ -19,7 +20,8 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.client import NumPyClient
 
 from flserve_app.client.held import Held
-from flserve_app.client.mod import versioned_mod
+from flserve_app.client.mod import follow
+from flserve_app.client.recipe import Builder
 from flserve_app.client.records import to_record
 from flserve_app.client.reference import Reference
 from flserve_app.client.tensor_array import TensorArray
@@ -34,10 +36,12 @@ class VersionedClient(NumPyClient, ABC):
 
     Args:
         context: The client's context, as Flower passes it to a handler.
+        builder: Builds what a recipe names; None for a client that cannot.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, builder: Builder | None = None) -> None:
         super().__init__()
+        self._builder = builder
         self._context = context
         self._held = Held(context)
 
@@ -87,12 +91,12 @@ class VersionedClient(NumPyClient, ABC):
     @final
     def handle_train(self, message: Message) -> Message:
         """Fetch the delivered version, `fit` on it, and reply with the update."""
-        return versioned_mod(message, self._context, self._fit)
+        return follow(message, self._context, self._fit, self._builder)
 
     @final
     def handle_evaluate(self, message: Message) -> Message:
         """Fetch the delivered version and reply with what `evaluate` measures on it."""
-        return versioned_mod(message, self._context, self._evaluate)
+        return follow(message, self._context, self._evaluate, self._builder)
 
     def _fit(self, message: Message, _: Context) -> Message:
         key, record, config = _parts(message)

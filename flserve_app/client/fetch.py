@@ -5,6 +5,7 @@ Rules:
   before stays.
 - Whatever keeps a client from holding the target becomes a `Refusal` with its reason; the server then sends
   a full payload in the same round.
+- Payloads of a chain are applied in order, each to what the one before led to, and each is verified by digest.
 - What another client of this machine fetched and this process verified need not be decoded a second time.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
 """
@@ -18,6 +19,7 @@ from flwr.app import Message, RecordDict
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
+from flserve_app.client.recipe import Builder, parse_recipe
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.reference import Reference
 from flserve_app.client.wire import Answer, Delivery, payload_array, put_answer
@@ -44,15 +46,20 @@ class Fetched:
     seconds: float
 
 
-def fetch(delivery: Delivery, held: Held) -> Fetched:
+def fetch(delivery: Delivery, held: Held, builder: Builder | None = None) -> Fetched:
     """Bring a client to the delivery's target.
+
+    Args:
+        delivery: What the server asked for.
+        held: What the client holds.
+        builder: Builds what a recipe names; None if this client cannot.
 
     Raises:
         Refusal: If it cannot be brought there with what was sent.
     """
     started = time.perf_counter()
     try:
-        artifact = _target(delivery, held)
+        artifact = _target(delivery, held, builder)
     except FlserveError as error:
         raise Refusal(str(error)) from error
     if artifact.digest != delivery.target:
@@ -61,15 +68,27 @@ def fetch(delivery: Delivery, held: Held) -> Fetched:
     return Fetched(delivery=delivery, artifact=artifact, seconds=time.perf_counter() - started)
 
 
-def _target(delivery: Delivery, held: Held) -> Artifact:
-    if delivery.payload is None:
-        return _held_or_refuse(held, delivery.target, "the version it is said to hold")
-    at_hand = held.at_hand(delivery.target)
+def _target(delivery: Delivery, held: Held, builder: Builder | None) -> Artifact:
+    at_hand = held.at_hand(delivery.target) if delivery.payloads or delivery.recipe else None
     if at_hand is not None:
         return at_hand
-    payload = delivery.payload.data
+    artifact = _built(delivery.recipe, held, builder) if delivery.recipe else None
+    for payload in delivery.payloads:
+        artifact = _applied(payload.data, artifact, held)
+    return _held_or_refuse(held, delivery.target, "the version it is said to hold") if artifact is None else artifact
+
+
+def _built(recipe: str, held: Held, builder: Builder | None) -> Artifact:
+    if builder is None:
+        raise Refusal(f"{held.identity} cannot build models from recipes")
+    return builder(parse_recipe(recipe))
+
+
+def _applied(payload: bytes, before: Artifact | None, held: Held) -> Artifact:
     base = inspect(payload).base
-    return decode(payload, None if base is None else _held_or_refuse(held, base, "the payload's base"))
+    if base is None:
+        return decode(payload)
+    return decode(payload, before if before is not None else _held_or_refuse(held, base, "the payload's base"))
 
 
 def _held_or_refuse(held: Held, digest: str, role: str) -> Artifact:

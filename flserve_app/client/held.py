@@ -7,7 +7,8 @@ Rules:
   `cache-dir` (then they survive runs and restarts), `FLSERVE_CACHE_DIR`, a directory of the run under the
   system's temporary directory for nodes that have a `partition-id` (as all simulated ones do), or the
   user's cache directory.
-- A server never names a path.
+- A server never names a path. It may name a digest: a directory that outlives runs is searched for it, whichever
+  model and client of the machine it was fetched for.
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ class Held:
         references = sorted(self.references(), key=lambda reference: reference.model != model)
         return tuple(dict.fromkeys(reference.digest for reference in references))
 
+    def finds(self, digest: str) -> bool:
+        """Whether an artifact is in a directory that outlives runs, whoever of this machine fetched it."""
+        return self._lasting and self._cache.has(digest)
+
     def load(self, digest: str) -> Artifact | None:
         """Return a held artifact, verified; None if this client does not hold it or it is damaged."""
-        if digest not in self.digests():
+        if digest not in self.digests() and not self.finds(digest):
             return None
         arrays = self._state.get(_ARRAYS)
         if isinstance(arrays, ArrayRecord) and digest in arrays:

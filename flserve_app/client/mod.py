@@ -2,6 +2,8 @@
 
 `ClientApp(mods=[versioned_mod])` is all a client needs. Put it first: mods after it, and the handlers, see
 plain messages with full ArrayRecords, as without flserve. A message that carries no delivery passes as it is.
+`building(builder)` is the same mod for an app that can build models from recipes: its first contact costs no
+download.
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ from flwr.app import Context, Message, RecordDict
 
 from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
-from flserve_app.client.wire import RECORD, Answer, Status, put_answer, take_delivery
+from flserve_app.client.recipe import Builder
+from flserve_app.client.wire import RECORD, Answer, Delivery, put_answer, take_delivery
+from flserve_app.codec import CODECS
 from flserve_app.errors import DeliveryError
+from flserve_app.fleet import CHAIN, RECIPE
 
 Handler = Callable[[Message, Context], Message]
+Mod = Callable[[Message, Context, Handler], Message]
 
 
 def versioned_mod(message: Message, context: Context, call_next: Handler) -> Message:
@@ -30,6 +36,20 @@ def versioned_mod(message: Message, context: Context, call_next: Handler) -> Mes
     Returns:
         The app's reply with its arrays encoded, or a refusal that makes the server send a full artifact.
     """
+    return follow(message, context, call_next, None)
+
+
+def building(builder: Builder) -> Mod:
+    """Return `versioned_mod` for a client that builds what a recipe names."""
+
+    def mod(message: Message, context: Context, call_next: Handler) -> Message:
+        return follow(message, context, call_next, builder)
+
+    return mod
+
+
+def follow(message: Message, context: Context, call_next: Handler, builder: Builder | None) -> Message:
+    """Do what `versioned_mod` does, with a builder of models if there is one."""
     if not message.has_content() or RECORD not in message.content:
         return call_next(message, context)
     held = Held(context)
@@ -39,10 +59,10 @@ def versioned_mod(message: Message, context: Context, call_next: Handler) -> Mes
         delivery = take_delivery(content)
         model = "" if delivery is None else delivery.model
         if delivery is None or delivery.action == "hello":
-            return _reply(message, context, held, "hello", model)
-        fetched = fetch(delivery, held)
+            return _greet(message, context, held, delivery, builder)
+        fetched = fetch(delivery, held, builder)
     except DeliveryError as refusal:
-        return _reply(message, context, held, "nack", model, str(refusal))
+        return _refuse(message, context, held, model, str(refusal))
     return _handle(message, context, call_next, content, fetched, held)
 
 
@@ -60,18 +80,39 @@ def _handle(
     return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
 
 
-def _reply(message: Message, context: Context, held: Held, status: Status, model: str, reason: str = "") -> Message:
-    content = RecordDict()
-    put_answer(
-        content,
+def _greet(
+    message: Message, context: Context, held: Held, delivery: Delivery | None, builder: Builder | None
+) -> Message:
+    model, base = ("", "") if delivery is None else (delivery.model, delivery.base)
+    digests = held.digests(model)
+    return _reply(
+        message,
         Answer(
-            status=status,
+            status="hello",
+            identity=held.identity,
+            partitions=_partitions(context),
+            held=(base, *digests) if base and base not in digests and held.finds(base) else digests,
+            capabilities=(CHAIN, *(() if builder is None else (RECIPE,)), *CODECS),
+        ),
+    )
+
+
+def _refuse(message: Message, context: Context, held: Held, model: str, reason: str) -> Message:
+    return _reply(
+        message,
+        Answer(
+            status="nack",
             identity=held.identity,
             partitions=_partitions(context),
             held=held.digests(model),
             reason=" ".join(reason.split()),
         ),
     )
+
+
+def _reply(message: Message, answer: Answer) -> Message:
+    content = RecordDict()
+    put_answer(content, answer)
     return Message(content, reply_to=message)
 
 

@@ -2,13 +2,14 @@
 
 Rules:
 - A train or evaluate message of the server carries a ConfigRecord `flserve` (a `Delivery`) in place of its
-  ArrayRecord, and the payload, if the client needs one, as the only Array of the ArrayRecord
-  `flserve.payload`. All other records are the app's own and pass untouched.
+  ArrayRecord, and the payloads, if the client needs any, as the Arrays of the ArrayRecord `flserve.payload`
+  (`payload`, `payload.1`, ... in the order they apply in). All other records are the app's own and pass untouched.
 - A reply carries a ConfigRecord `flserve` (an `Answer`); a train reply's ArrayRecord travels as a payload
   relative to the version the client was given.
 - A client that cannot follow answers with status `nack` and a reason, in an ordinary reply: it never
   raises, so a fault of delivery is never mistaken for a crash of the app.
 - `action` "hello" asks who is there: it has no arrays, and the app's handler is not called.
+- The answer to "hello" says what the client can take (`fleet.Client.takes`): it is never sent anything else.
 - Both sides state `PROTOCOL`; a client answers another number with a nack. Unknown keys are ignored, so
   that later versions may add some.
 """
@@ -16,20 +17,30 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from flserve_app.client.fields import (
+    MAX_CAPABILITIES,
+    MAX_HELD,
+    read_capabilities,
+    read_digest,
+    read_digests,
+    read_integer,
+    read_number,
+    read_text,
+)
+from flserve_app.client.fields import RECORD as RECORD
 from flserve_app.errors import DeliveryError
 
 PROTOCOL = 1
-RECORD = "flserve"
 PAYLOAD = "flserve.payload"
 PAYLOAD_STYPE = "flserve.payload"
 MAX_REASON = 400
-MAX_HELD = 64
+MAX_PAYLOADS = 256
 _IDENTITY = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 Action = Literal["hello", "deliver"]
@@ -47,7 +58,10 @@ class Delivery:
         target: Hex digest of its artifact.
         arrays: Key under which the app's handler expects the ArrayRecord.
         uplink: Codec name for the update that comes back.
-        payload: Bytes that lead to the target; None if the client holds it already.
+        payloads: What leads to the target, each relative to what the one before leads to; none if the client
+            holds it already.
+        recipe: JSON of a recipe to start from; empty if there is none.
+        base: For a hello, hex digest of an artifact the client may find in its cache directory; empty for none.
     """
 
     action: Action
@@ -56,7 +70,9 @@ class Delivery:
     target: str = ""
     arrays: str = "arrays"
     uplink: str = "lossless"
-    payload: Array | None = None
+    payloads: tuple[Array, ...] = ()
+    recipe: str = ""
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +84,7 @@ class Answer:
         identity: The client's stable name.
         partitions: Number of partitions the client's node knows of; 0 if it knows none.
         held: Hex digests of the versions it holds, at most `MAX_HELD`.
+        capabilities: For a hello, what it can be sent beside what all releases can take.
         reason: For a nack, why, in one line.
         base: Digest the update is relative to; empty if the update is not relative to anything.
         arrays: Key of the ArrayRecord that was replaced by the payload; empty if there was none.
@@ -81,6 +98,7 @@ class Answer:
     identity: str
     partitions: int = 0
     held: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
     reason: str = ""
     base: str = ""
     arrays: str = ""
@@ -105,8 +123,14 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "target": bytes.fromhex(delivery.target),
         "arrays": delivery.arrays,
         "uplink": delivery.uplink,
+        "recipe": delivery.recipe,
+        "base": bytes.fromhex(delivery.base),
     }
-    _put(content, record, delivery.payload)
+    # A client that cannot take these does not get them; without them, a delivery is what it always was.
+    for added in ("recipe", "base"):
+        if not record[added]:
+            del record[added]
+    _put(content, record, delivery.payloads)
 
 
 def take_delivery(content: RecordDict) -> Delivery | None:
@@ -115,31 +139,34 @@ def take_delivery(content: RecordDict) -> Delivery | None:
     Raises:
         DeliveryError: If the record is not what this protocol version writes.
     """
-    record, payload = _take(content)
+    record, payloads = _take(content)
     if record is None:
         return None
-    action = _text(record, "action")
+    action = read_text(record, "action")
     if action not in ("hello", "deliver"):
         raise DeliveryError(f"delivery: action is {action!r}, expected 'hello' or 'deliver'")
     return Delivery(
         action=cast(Action, action),
-        model=_text(record, "model"),
-        version=_integer(record, "version"),
-        target=_digest(record, "target"),
-        arrays=_text(record, "arrays"),
-        uplink=_text(record, "uplink"),
-        payload=payload,
+        model=read_text(record, "model"),
+        version=read_integer(record, "version"),
+        target=read_digest(record, "target"),
+        arrays=read_text(record, "arrays"),
+        uplink=read_text(record, "uplink"),
+        payloads=payloads,
+        recipe=read_text(record, "recipe"),
+        base=read_digest(record, "base"),
     )
 
 
 def put_answer(content: RecordDict, answer: Answer) -> None:
     """Write an answer into a reply's content."""
-    record: dict[str, str | int | float | bytes | list[bytes]] = {
+    record: dict[str, str | int | float | bytes | list[bytes] | list[str]] = {
         "protocol": PROTOCOL,
         "status": answer.status,
         "identity": answer.identity,
         "partitions": answer.partitions,
         "held": [bytes.fromhex(digest) for digest in answer.held[:MAX_HELD]],
+        "takes": list(answer.capabilities[:MAX_CAPABILITIES]),
         "reason": answer.reason[:MAX_REASON],
         "base": bytes.fromhex(answer.base),
         "arrays": answer.arrays,
@@ -147,7 +174,8 @@ def put_answer(content: RecordDict, answer: Answer) -> None:
         "train_s": answer.train_seconds,
         "encode_s": answer.encode_seconds,
     }
-    _put(content, {key: value for key, value in record.items() if value not in ("", b"", [], 0.0)}, answer.payload)
+    told = {key: value for key, value in record.items() if value not in ("", b"", [], 0.0)}
+    _put(content, told, () if answer.payload is None else (answer.payload,))
 
 
 def take_answer(content: RecordDict) -> Answer | None:
@@ -156,97 +184,69 @@ def take_answer(content: RecordDict) -> Answer | None:
     Raises:
         DeliveryError: If the record is not what this protocol version writes.
     """
-    record, payload = _take(content)
+    record, payloads = _take(content)
     if record is None:
         return None
-    status = _text(record, "status")
+    if len(payloads) > 1:
+        raise DeliveryError(f"answer: {len(payloads)} payloads, expected at most 1")
+    status = read_text(record, "status")
     if status not in ("hello", "ok", "nack"):
         raise DeliveryError(f"answer: status is {status!r}, expected 'hello', 'ok' or 'nack'")
     return Answer(
         status=cast(Status, status),
-        identity=_identity(record),
-        partitions=_integer(record, "partitions"),
-        held=_digests(record, "held"),
-        reason=" ".join(_text(record, "reason")[:MAX_REASON].split()),
-        base=_digest(record, "base"),
-        arrays=_text(record, "arrays"),
-        payload=payload,
-        fetch_seconds=_number(record, "fetch_s"),
-        train_seconds=_number(record, "train_s"),
-        encode_seconds=_number(record, "encode_s"),
+        identity=_identity(read_text(record, "identity")),
+        partitions=read_integer(record, "partitions"),
+        held=read_digests(record, "held"),
+        capabilities=read_capabilities(record, "takes"),
+        reason=" ".join(read_text(record, "reason")[:MAX_REASON].split()),
+        base=read_digest(record, "base"),
+        arrays=read_text(record, "arrays"),
+        payload=payloads[0] if payloads else None,
+        fetch_seconds=read_number(record, "fetch_s"),
+        train_seconds=read_number(record, "train_s"),
+        encode_seconds=read_number(record, "encode_s"),
     )
 
 
-def _put(content: RecordDict, record: Mapping[str, object], payload: Array | None) -> None:
+def _put(content: RecordDict, record: Mapping[str, object], payloads: Sequence[Array]) -> None:
     content[RECORD] = ConfigRecord(dict(record))  # type: ignore[arg-type]
-    if payload is not None:
-        content[PAYLOAD] = ArrayRecord({"payload": payload})
+    if payloads:
+        content[PAYLOAD] = ArrayRecord({payload_key(at): payload for at, payload in enumerate(payloads)})
 
 
-def _take(content: RecordDict) -> tuple[ConfigRecord | None, Array | None]:
+def payload_key(at: int) -> str:
+    """Return the name of a delivery's payload number `at`, from 0."""
+    return f"payload.{at}" if at else "payload"
+
+
+def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...]]:
     record = content.pop(RECORD, None)
     carried = content.pop(PAYLOAD, None)
     if record is None:
-        return None, None
+        return None, ()
     if not isinstance(record, ConfigRecord):
         raise DeliveryError(f"record {RECORD!r} is a {type(record).__name__}, expected a ConfigRecord")
     if record.get("protocol") != PROTOCOL:
         raise DeliveryError(f"delivery protocol is {record.get('protocol')!r}, expected {PROTOCOL}")
-    return record, _only_payload(carried)
+    return record, _payloads(carried)
 
 
-def _only_payload(carried: object) -> Array | None:
+def _payloads(carried: object) -> tuple[Array, ...]:
     if carried is None:
-        return None
-    if not isinstance(carried, ArrayRecord) or list(carried) != ["payload"]:
-        raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with one array 'payload'")
-    array = carried["payload"]
-    if array.stype != PAYLOAD_STYPE:
-        raise DeliveryError(f"payload is serialised as {array.stype!r}, expected {PAYLOAD_STYPE!r}")
-    return array
+        return ()
+    keys = [payload_key(at) for at in range(len(carried))] if isinstance(carried, ArrayRecord) else []
+    if not isinstance(carried, ArrayRecord) or not 1 <= len(keys) <= MAX_PAYLOADS or set(carried) != set(keys):
+        raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
+    arrays = tuple(carried[key] for key in keys)
+    for array in arrays:
+        if array.stype != PAYLOAD_STYPE:
+            raise DeliveryError(f"payload is serialised as {array.stype!r}, expected {PAYLOAD_STYPE!r}")
+    return arrays
 
 
-def _text(record: ConfigRecord, key: str) -> str:
-    value = record.get(key, "")
-    if not isinstance(value, str):
-        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a str")
-    return value
-
-
-def _identity(record: ConfigRecord) -> str:
-    value = _text(record, "identity")
+def _identity(value: str) -> str:
     if not _IDENTITY.fullmatch(value):
         raise DeliveryError(
             f"answer: identity {value[:80]!r} is not 1 to 128 letters, digits, dots, dashes, underscores"
         )
     return value
-
-
-def _integer(record: ConfigRecord, key: str) -> int:
-    value = record.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected an int")
-    return value
-
-
-def _number(record: ConfigRecord, key: str) -> float:
-    value = record.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a number")
-    return value
-
-
-def _digest(record: ConfigRecord, key: str) -> str:
-    value = record.get(key, b"")
-    if not isinstance(value, bytes) or len(value) not in (0, 32):
-        raise DeliveryError(f"record {RECORD!r}: {key} is not a digest of 32 bytes")
-    return value.hex()
-
-
-def _digests(record: ConfigRecord, key: str) -> tuple[str, ...]:
-    values = record.get(key, [])
-    if not isinstance(values, list) or len(values) > MAX_HELD:
-        raise DeliveryError(f"record {RECORD!r}: {key} is not a list of at most {MAX_HELD} digests")
-    if any(not isinstance(value, bytes) or len(value) != 32 for value in values):
-        raise DeliveryError(f"record {RECORD!r}: {key} holds something else than digests of 32 bytes")
-    return tuple(cast(bytes, value).hex() for value in values)

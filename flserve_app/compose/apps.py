@@ -9,18 +9,19 @@ from __future__ import annotations
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from flserve_app.client import versioned_mod
+from flserve_app.client import building
 from flserve_app.compose.client import TaskClient
 from flserve_app.compose.privacy import private_mod
+from flserve_app.compose.recipes import build
 from flserve_app.errors import DeliveryError
 
 
 def make_client_app() -> ClientApp:
     """Return a ClientApp that binds `TaskClient` to Flower's messages.
 
-    `versioned_mod` is outermost: what a mod for privacy makes of an update is what is encoded.
+    The mod for versions is outermost: what a mod for privacy makes of an update is what is encoded.
     """
-    app = ClientApp(mods=[versioned_mod, private_mod])
+    app = ClientApp(mods=[building(build), private_mod])
     app.train()(train)
     app.evaluate()(evaluate)
     app.query("predict")(predict)

@@ -17,6 +17,7 @@ from flwr.app import Context
 from flserve_app.artifact import Artifact
 from flserve_app.client import VersionedClient
 from flserve_app.compose.client_settings import ClientSettings, read_settings
+from flserve_app.compose.recipes import build
 from flserve_app.errors import ConfigError
 from flserve_app.task import client_data, derived_seed, task_data
 from flserve_app.task.state import load_into, to_arrays
@@ -35,7 +36,7 @@ class TaskClient(VersionedClient):
     """
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context, build)
         torch.set_num_threads(1)
         self._node: Mapping[str, Any] = context.node_config
         self._settings: ClientSettings | None = None

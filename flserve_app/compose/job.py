@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from flserve_app.compose.privacy import told as told_of_privacy
 from flserve_app.compose.strategies import inner_strategy
 from flserve_app.compose.summary import summarise
 from flserve_app.config import AppConfig, Composed
+from flserve_app.delivery import CacheInfo
 from flserve_app.errors import DeliveryError
 from flserve_app.registry import Registry
 from flserve_app.strategy import RoundRow, VersionedStrategy, check_name, count_nodes
@@ -66,7 +68,7 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         registry.start_run(run, model_name(app), config=settled)
         try:
-            _federate(grid, app, registry, clients, run, note)
+            payloads = _federate(grid, app, registry, clients, run, note)
         except BaseException:
             registry.finish_run(run, "failed")
             raise
@@ -75,6 +77,7 @@ def run_job(grid: Grid, composed: Composed, path: Path, observer: Observer) -> d
             rows,
             versions=len(registry.versions(model_name(app))),
             seconds=time.perf_counter() - started,
+            payloads=asdict(payloads),
             **_facts(app, folder, run, clients),
         )
     folder.write_summary(summary)
@@ -118,7 +121,7 @@ def _facts(app: AppConfig, folder: RunFolder, run: str, clients: int) -> dict[st
     }
 
 
-def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run: str, note: Observer) -> None:
+def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run: str, note: Observer) -> CacheInfo:
     spec, model = task_spec(app, clients), model_of(app)
     evaluation = CentralEvaluation(model, spec)
     settings = ClientSettings(
@@ -157,3 +160,4 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         evaluate_config=ConfigRecord(dict(told)),
         evaluate_fn=evaluation,
     )
+    return strategy.cache_info()

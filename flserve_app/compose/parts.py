@@ -78,7 +78,7 @@ def model_of(config: AppConfig) -> Model:
 
 
 def serving_of(model: Model, spec: TaskSpec) -> Serving:
-    """Return what it takes to serve a version of this model."""
+    """Return what it takes to serve a version of this model, and with its seed to build the first."""
     task = task_data(spec)
     described = model_spec(
         model.name,
@@ -87,7 +87,7 @@ def serving_of(model: Model, spec: TaskSpec) -> Serving:
         preprocessing=task.preprocessing,
         **model.arguments,
     )
-    return Serving(**described)
+    return Serving(**described, seed=model.seed)
 
 
 def open_store(config: AppConfig, folder: Path) -> Registry:

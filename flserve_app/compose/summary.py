@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flserve_app.strategy import RoundRow
@@ -17,13 +17,16 @@ BYTES = (
 )
 
 
-def summarise(rows: Sequence[RoundRow], *, versions: int, seconds: float, **facts: Any) -> dict[str, Any]:
+def summarise(
+    rows: Sequence[RoundRow], *, versions: int, seconds: float, payloads: Mapping[str, int], **facts: Any
+) -> dict[str, Any]:
     """Return what `summary.json` holds.
 
     Args:
         rows: All rounds, the last one last.
         versions: Versions of the model in the store.
         seconds: Wall time of the run.
+        payloads: Counters of the payloads: `encodes`, `reads`, `hits`, and `held_bytes` at the end.
         facts: Further fields, put first.
     """
     last = rows[-1]
@@ -39,6 +42,7 @@ def summarise(rows: Sequence[RoundRow], *, versions: int, seconds: float, **fact
         "client_versions": last.client_versions,
         "failures": sum(row.failures for row in rows),
         **totals,
+        "payloads": dict(payloads),
         "seconds": round(seconds, 3),
     }
 

@@ -229,7 +229,7 @@ def _serving(value: object) -> Serving | None:
         return None
     if (
         not isinstance(value, dict)
-        or {name: type(item) for name, item in value.items()} != _SERVING
+        or {name: type(item) for name, item in value.items()} not in (_SERVING, {**_SERVING, "seed": int})
         or not all(isinstance(name, str) for name in value["classes"])
     ):
         raise StoreError("bundle: what serving takes does not hold together")

@@ -4,8 +4,7 @@ History is a chain of deltas with a full keyframe at intervals; loading walks it
 Publishing encodes first, makes the payload durable, and then commits version, payload and the label `latest`
 in one transaction: a crash leaves the old state or the new one, and at most a blob that nothing names. The
 same content published again is a new version without new bytes. History is made by a lossless codec, or is the
-payload that was delivered: whatever is kept leads to its artifact bit for bit. Work on a store as a whole has
-modules of its own: `verify`, `collection`, `bundle`.
+payload that was delivered, which leads there bit for bit. `verify`, `collection` and `bundle` work on whole stores.
 """
 
 from __future__ import annotations
@@ -230,6 +229,10 @@ class Registry:
     def chain(self, digest: str) -> tuple[Edge, ...]:
         """Return the payloads that make an artifact from nothing, first to last. Raises NotFound."""
         return self.archive.chain(digest)
+
+    def edges(self, digest: str) -> tuple[Edge, ...]:
+        """Return every stored payload on any way to an artifact."""
+        return self.catalog.edges_behind(digest)
 
     def payload(self, target: str, base: str | None, codec: str) -> bytes | None:
         """Return the stored payload between two digests (or from nothing) by a codec, if any. Raises CorruptBlob."""

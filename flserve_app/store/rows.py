@@ -94,10 +94,11 @@ def metrics_to_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
 
 
 def serving_to_json(serving: Serving | None) -> dict[str, Any] | None:
-    """Return what serving takes as a JSON object."""
+    """Return what serving takes as a JSON object, without a seed if there is none, as before there were any."""
     if serving is None:
         return None
-    return {field.name: getattr(serving, field.name) for field in fields(serving)}
+    plain = {field.name: getattr(serving, field.name) for field in fields(serving)}
+    return {name: value for name, value in plain.items() if name != "seed" or value is not None}
 
 
 def insert_version(connection: Connection, key: int, number: int, draft: Draft, *, stored: int) -> None:

@@ -27,6 +27,7 @@ class Serving:
         outputs: The same of the outputs.
         classes: Names of the classes in the order of the outputs.
         preprocessing: JSON description of what is done to an input first.
+        seed: Decides the weights, where these are the initial ones: with it, this is a recipe for the artifact.
     """
 
     model_id: str
@@ -35,6 +36,7 @@ class Serving:
     outputs: tuple[Any, ...] = ()
     classes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,14 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
-from flserve_app.delivery import PayloadKey, Plan
+from flserve_app.delivery import Plan, Step
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel, model_key, open_message
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 
-Shared = dict[PayloadKey, Array]
+Shared = dict[Step, Array]
 
 
 @final
@@ -44,46 +44,51 @@ class Dispatch:
         self._uplink = uplink
 
     def parcel(self, message: Message) -> Parcel:
-        """Return a strategy's message with the plan for its delivery."""
+        """Return a strategy's message with what it delivers."""
         parcel = open_message(message)
         key = model_key(message)
         client = self._roster.fleet.get(parcel.node_id)
         if key is None:
             return parcel
         artifact = self._publisher.artifact_of(parcel.content.array_records[key])
-        if not client.versioned:
-            return replace(parcel, arrays=key, target=artifact.digest)
-        plan = self._publisher.plan(client.held, artifact.digest)
-        return replace(parcel, arrays=key, target=artifact.digest, plan=plan)
+        return replace(parcel, arrays=key, target=artifact.digest, delivers=client.versioned)
 
     def address(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel:
-        """Write the parcel's delivery into its message, and count it."""
-        if parcel.plan is not None:
-            plan, payload = self._payload(parcel.plan, shared)
+        """Write the parcel's delivery into its message, and count it; return the parcel with its plan."""
+        if parcel.delivers:
+            plan, payloads = self._planned(parcel)
+            arrays = tuple(shared.setdefault(step, payload_array(data)) for step, data in payloads.items())
+            recipe = self._recipe(plan)
             content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
-            put_delivery(content, self._delivery(parcel, payload))
+            put_delivery(content, self._delivery(parcel, arrays, recipe))
             message.content = content
-            self._count(message, parcel, plan.kind, 0 if payload is None else len(payload.data))
-        elif parcel.arrays:
+            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe))
+            return replace(parcel, plan=plan)
+        if parcel.arrays:
             self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
         return parcel
+
+    def _planned(self, parcel: Parcel) -> tuple[Plan, dict[Step, bytes]]:
+        """Return the plan and its payloads: the whole artifact for a client that could not follow."""
+        started = time.perf_counter()
+        client = self._roster.fleet.get(parcel.node_id)
+        if parcel.tries:
+            planned = self._publisher.whole(parcel.target)
+        else:
+            planned = self._publisher.deliver(client.held, parcel.target, client.takes)
+        self._ledger.spent("encode", time.perf_counter() - started)
+        return planned
+
+    def _recipe(self, plan: Plan) -> str:
+        recipe = self._publisher.recipe
+        return "" if plan.kind != "recipe" or recipe is None else recipe.to_json()
 
     def _count(self, message: Message, parcel: Parcel, kind: str, payload: int) -> None:
         full = _npy_bytes(parcel.content.array_records[parcel.arrays])
         self._ledger.planned("resend" if parcel.tries else kind)
         self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
 
-    def _payload(self, plan: Plan, shared: Shared) -> tuple[Plan, Array | None]:
-        if plan.kind == "none":
-            return plan, None
-        started = time.perf_counter()
-        plan, payload = self._publisher.payload(plan)
-        self._ledger.spent("encode", time.perf_counter() - started)
-        if plan.key not in shared:
-            shared[plan.key] = payload_array(payload)
-        return plan, shared[plan.key]
-
-    def _delivery(self, parcel: Parcel, payload: Array | None) -> Delivery:
+    def _delivery(self, parcel: Parcel, arrays: tuple[Array, ...], recipe: str) -> Delivery:
         return Delivery(
             action="deliver",
             model=self._publisher.model,
@@ -91,7 +96,8 @@ class Dispatch:
             target=parcel.target,
             arrays=parcel.arrays,
             uplink=self._uplink,
-            payload=payload,
+            payloads=arrays,
+            recipe=recipe,
         )
 
 

@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flserve_app.errors import DeliveryError, FlserveError
-from flserve_app.fleet import Fleet
+from flserve_app.fleet import RECIPE, Fleet
 from flserve_app.strategy.dispatch import Dispatch, Shared
 from flserve_app.strategy.exchange import Exchange
 from flserve_app.strategy.intake import Intake
@@ -51,6 +51,7 @@ class VersionedGrid(Grid):
         staleness: Exponent of a late reply's weight.
         hello_seconds: The longest that greetings may take.
         patience: How long the strategy may wait for more nodes before it sends; None for ever, as Flower does.
+        base: Digest of an artifact that clients are asked to look for when they are greeted.
 
     Raises:
         DeliveryError: From `get_node_ids`, if it is asked again and again for longer than `patience`.
@@ -67,6 +68,7 @@ class VersionedGrid(Grid):
         staleness: float = 0.5,
         hello_seconds: float = HELLO_SECONDS,
         patience: float | None = None,
+        base: str = "",
     ) -> None:
         self._grid = grid
         self._publisher = publisher
@@ -76,7 +78,7 @@ class VersionedGrid(Grid):
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._intake = Intake(publisher, ledger)
         self._exchange = Exchange(grid, ledger)
-        self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies)
+        self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies, base)
         self._dispatch = Dispatch(publisher, ledger, self._roster, uplink)
         self._late = LateReplies(publisher, ledger, self._roster, rule=late, exponent=staleness)
 
@@ -218,7 +220,8 @@ class VersionedGrid(Grid):
             log(WARNING, "flserve: %s is given up after %d tries: %s", identity, parcel.tries + 1, error)
             return []
         log(INFO, "flserve: %s is served again in full: %s", identity, error)
-        plan = parcel.plan.in_full()
+        if parcel.plan.kind == "recipe":
+            self._roster.takes_no_more(parcel.node_id, RECIPE)
         message = Message(
             parcel.content,
             dst_node_id=parcel.node_id,
@@ -226,7 +229,7 @@ class VersionedGrid(Grid):
             ttl=parcel.ttl,
             group_id=parcel.group_id,
         )
-        return [(message, replace(parcel, plan=plan, tries=parcel.tries + 1))]
+        return [(message, replace(parcel, plan=None, tries=parcel.tries + 1))]
 
     def _ordered(self, replies: list[Message]) -> list[Message]:
         place = {node_id: at for at, node_id in enumerate(self.fleet.order(self.fleet.clients))}

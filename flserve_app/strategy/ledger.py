@@ -30,7 +30,7 @@ class RoundRow:
         late: Replies to earlier rounds that were rebased and aggregated.
         dropped_late: Replies to earlier rounds that were dropped.
         client_versions: Clients by the version they last worked with (version number as text).
-        plans: Messages by plan kind (`none`, `delta`, `full`, `plain`), resends (`resend`) included.
+        plans: Messages by plan kind (those of `delivery.Plan`, and `plain`), resends (`resend`) included.
         bytes_down: Payload bytes to the clients.
         bytes_up: Payload bytes from the clients.
         bytes_down_message: Message bytes to the clients.

@@ -14,29 +14,30 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_BYTES
 
-from flserve_app.client.wire import PAYLOAD
+from flserve_app.client.wire import PAYLOAD, PAYLOAD_STYPE
 
 ID_LENGTH = 64  # a hex SHA-256
 
 
 def message_bytes(message: Message) -> int:
     """Return the bytes of all distinct objects that Flower would push for a message."""
-    payload = _payload(message)
-    if payload is None:
+    payloads = _payloads(message)
+    if not payloads:
         return _measured(message)
-    # Ids have one length, so a stand-in without data makes the rest of the message as large as it is.
-    empty = Array(payload.dtype, payload.shape, payload.stype, b"")
-    content = RecordDict({**message.content, PAYLOAD: ArrayRecord({"payload": empty})})
+    # Ids have one length, so stand-ins without data make the rest of the message as large as it is. They differ in
+    # shape, as payloads differ.
+    empty = {key: Array("uint8", (at,), PAYLOAD_STYPE, b"") for at, key in enumerate(payloads)}
+    content = RecordDict({**message.content, PAYLOAD: ArrayRecord(empty)})
     stand_in = Message(content, metadata=message.metadata)  # type: ignore[call-overload]
     _forget_views(message)
-    return _measured(stand_in) - _array_bytes(empty) + _array_bytes(payload)
+    return _measured(stand_in) - sum(map(_array_bytes, empty.values())) + sum(map(_array_bytes, payloads.values()))
 
 
-def _payload(message: Message) -> Array | None:
-    """Return a message's payload; hashing it, as the general way does, would take as long as verifying it."""
+def _payloads(message: Message) -> dict[str, Array]:
+    """Return a message's payloads; hashing them, as the general way does, would take as long as verifying them."""
     if not message.has_content() or not isinstance(record := message.content.get(PAYLOAD), ArrayRecord):
-        return None
-    return record["payload"] if list(record) == ["payload"] else None
+        return {}
+    return dict(record) if all(array.stype == PAYLOAD_STYPE for array in record.values()) else {}
 
 
 def _array_bytes(array: Array) -> int:

@@ -21,7 +21,8 @@ class Parcel:
         ttl: Time to live in seconds, as the strategy wrote it.
         arrays: Key of the ArrayRecord that is delivered; empty if nothing is.
         target: Hex digest of the artifact that is delivered; empty if nothing is.
-        plan: How it is delivered; None if it goes as it is.
+        delivers: Whether that goes as a delivery; if not, it goes as it is.
+        plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
     """
 
@@ -32,6 +33,7 @@ class Parcel:
     ttl: float
     arrays: str = ""
     target: str = ""
+    delivers: bool = False
     plan: Plan | None = None
     tries: int = 0
 

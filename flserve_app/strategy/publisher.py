@@ -5,25 +5,28 @@ Rules:
 - The record handed to the strategy and the loop is made from the published artifact, so that everything is
   computed from what clients hold.
 - A payload that the store made for its history is delivered as it is, not made again.
+- A first version whose `serving` has a seed is a recipe: clients that can build it need no download.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from logging import WARNING
+from dataclasses import replace
 from typing import final
 
 from flwr.app import ArrayRecord
-from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
+from flserve_app.client.recipe import Recipe, recipe_of
 from flserve_app.client.records import to_artifact, to_record
-from flserve_app.codec import encode
+from flserve_app.codec import encode, inspect
 from flserve_app.codec.lossy import Lossy, send
-from flserve_app.delivery import CacheInfo, PayloadKey, Payloads, Plan, plan
+from flserve_app.delivery import CacheInfo, Payloads, Plan, Step, exact, whole
 from flserve_app.errors import CorruptBlob, FlserveError, NotFound
+from flserve_app.fleet import BASIC, RECIPE
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
+from flserve_app.strategy.planner import Planner
 from flserve_app.strategy.remainder import State, joined, parted
 
 
@@ -36,7 +39,7 @@ class Publisher:
         model: Name they are published under.
         codec: The delivery codec, an exact one: it leads from any version to any other.
         run: Id of the run, if there is one.
-        serving: What serving a version takes.
+        serving: What serving a version takes; its seed, if any, is the first version's.
         lossy: How the codec rounds, if it does: then what is published is what everybody can decode.
     """
 
@@ -58,10 +61,11 @@ class Publisher:
         self._serving = serving
         self._lossy = lossy
         self._residual: Artifact | None = None
-        self._payloads = Payloads(self._make)
+        self._payloads = Payloads(self._make, self._read)
+        self._planner = Planner(registry, self._payloads, codec, self._readable)
+        self._recipe: Recipe | None = None
         self._visiting: dict[str, Artifact] = {}
         self._numbers: dict[str, int] = {}
-        self._lost: set[str] = set()
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
 
     @property
@@ -101,7 +105,8 @@ class Publisher:
         before = self.artifact.digest
         version = self._store(sent.artifact, server_round, joined(state, sent.residual), delta)
         self._residual = sent.residual
-        self._payloads.put((before, sent.artifact.digest, self._codec), sent.payload)
+        if delta is not None:
+            self._payloads.put(Step(before, sent.artifact.digest, inspect(delta).codec), delta)
         return version
 
     def recall(self, found: State | None, version: str) -> State | None:
@@ -118,7 +123,7 @@ class Publisher:
             round=server_round,
             run=self._run,
             codec=self._recorded,
-            serving=self._serving,
+            serving=self._serving if parent is None or self._serving is None else replace(self._serving, seed=None),
             state_kind="" if state is None else state[0],
             state=None if state is None else state[1],
             delta=delta,
@@ -128,9 +133,12 @@ class Publisher:
 
     def adopt(self, version: Version, artifact: Artifact) -> None:
         """Make a version that is stored already the current one."""
+        if self._current is None:
+            self._offer_recipe(version)
         self._current = (version, artifact, to_record(artifact))
         self._numbers[version.digest] = version.number
         self._visiting.clear()
+        self._planner.moved()
 
     def measured(self, metrics: Mapping[str, float]) -> None:
         """Add metrics to the newest version."""
@@ -149,24 +157,37 @@ class Publisher:
         """Return the number of a version this run published or began with; -1 for any other artifact."""
         return self._numbers.get(digest, -1)
 
-    def plan(self, held: tuple[str, ...], target: str) -> Plan:
-        """Return how a client that holds these digests gets to the target."""
-        return plan(held, target, self._codec, [digest for digest in held if self._readable(digest)])
+    @property
+    def recipe(self) -> Recipe | None:
+        """How the first version is built, if it can be."""
+        return self._recipe
 
-    def payload(self, plan: Plan) -> tuple[Plan, bytes]:
-        """Return a plan's payload, and the plan: the full one if the base cannot be read any more.
+    def plan(self, held: tuple[str, ...], target: str, takes: frozenset[str] = BASIC) -> Plan:
+        """Return the cheapest way to the target for a client that holds these digests and takes these things.
 
         Raises:
             FlserveError: If the target cannot be read.
         """
-        try:
-            return plan, self._payloads.get(plan.key)
-        except FlserveError as error:
-            if plan.base is None:
-                raise
-            self._lost.add(plan.base)
-            log(WARNING, "flserve: %s is no base any more: %s", plan.base[:12], error)
-            return plan.in_full(), self._payloads.get(plan.in_full().key)
+        return self._planner.plan(held, target, self.artifact.nbytes, takes)
+
+    def deliver(
+        self, held: tuple[str, ...], target: str, takes: frozenset[str] = BASIC
+    ) -> tuple[Plan, dict[Step, bytes]]:
+        """Return a plan and its payloads, in order; what cannot be read any more is avoided.
+
+        Raises:
+            FlserveError: If the target cannot be read.
+        """
+        while True:
+            found = self.plan(held, target, takes)
+            payloads = self._fetched(found)
+            if payloads is not None:
+                return found, payloads
+
+    def whole(self, target: str) -> tuple[Plan, dict[Step, bytes]]:
+        """Return the plan that needs nothing, and its payload. Raises FlserveError."""
+        found = whole(target, self._codec)
+        return found, {step: self._payloads.get(step) for step in found.steps}
 
     def base(self, digest: str) -> Artifact:
         """Return an artifact that was delivered.
@@ -183,9 +204,28 @@ class Publisher:
         """Return the counters of the payload cache."""
         return self._payloads.info()
 
+    def _fetched(self, found: Plan) -> dict[Step, bytes] | None:
+        """Return a plan's payloads; None if one is lost, which is then not planned with again."""
+        payloads: dict[Step, bytes] = {}
+        for step in found.steps:
+            if step.codec == RECIPE:
+                continue
+            try:
+                payloads[step] = self._payloads.get(step)
+            except FlserveError as error:
+                if found.kind == "full":
+                    raise
+                self._planner.lose(step, error)
+                return None
+        return payloads
+
+    def _offer_recipe(self, version: Version) -> None:
+        first = version if version.number == 0 else self.registry.versions(self.model)[0]
+        self._recipe = recipe_of(first.serving)
+        if self._recipe is not None:
+            self._planner.offer_recipe(first.digest, len(self._recipe.to_json()))
+
     def _readable(self, digest: str) -> bool:
-        if digest in self._lost:
-            return False
         if digest in self._visiting or digest in self._numbers:
             return True
         try:
@@ -193,12 +233,13 @@ class Publisher:
         except NotFound:
             return False
 
-    def _make(self, key: PayloadKey) -> bytes:
-        base, target, codec = key
+    def _read(self, step: Step) -> bytes | None:
         try:
-            stored = self.registry.payload(target, base, codec)
+            return self.registry.payload(step.target, step.base, step.codec)
         except CorruptBlob:
-            stored = None
-        if stored is not None:
-            return stored
-        return encode(self.base(target), None if base is None else self.base(base), codec)
+            return None
+
+    def _make(self, step: Step) -> bytes:
+        if exact(step.codec) != step.codec:
+            raise NotFound(f"the {step.codec!r} payload to {step.target[:12]} is gone and cannot be made again")
+        return encode(self.base(step.target), None if step.base is None else self.base(step.base), step.codec)

@@ -40,11 +40,13 @@ class Roster:
         uplink: Codec name for their updates.
         ledger: Where bytes are counted.
         send: Sends messages and waits for replies, at most so many seconds.
+        base: Digest of an artifact that they are asked to look for; empty for none.
     """
 
-    def __init__(self, model: str, uplink: str, ledger: Ledger, send: Send) -> None:
+    def __init__(self, model: str, uplink: str, ledger: Ledger, send: Send, base: str = "") -> None:
         self._model = model
         self._uplink = uplink
+        self._base = base
         self._ledger = ledger
         self._send = send
         self._doubtful: dict[int, tuple[int, int]] = {}
@@ -81,8 +83,17 @@ class Roster:
     def heard(self, node_id: int, answer: Answer, version: int | None) -> None:
         """Note who answered and what it holds."""
         self.fleet = self.fleet.heard(
-            node_id, identity=answer.identity, held=answer.held, version=version, server_round=self.server_round
+            node_id,
+            identity=answer.identity,
+            held=answer.held,
+            version=version,
+            server_round=self.server_round,
+            takes=answer.capabilities,
         )
+
+    def takes_no_more(self, node_id: int, what: str) -> None:
+        """Note that a client cannot be sent something that it said it could."""
+        self.fleet = self.fleet.takes_no_more(node_id, what)
 
     def doubt(self, node_id: int) -> None:
         """Forget a node that failed and was never heard of, so that it is greeted when it is next needed."""
@@ -99,7 +110,7 @@ class Roster:
 
     def _hello(self, node_id: int) -> Message:
         content = RecordDict()
-        put_delivery(content, Delivery(action="hello", model=self._model, uplink=self._uplink))
+        put_delivery(content, Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base))
         return Message(content, dst_node_id=node_id, message_type="train")
 
     def _welcome(self, reply: Message) -> int:

@@ -32,7 +32,7 @@ from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
 from flserve_app.errors import ConfigError, Conflict
 from flserve_app.registry import Registry
-from flserve_app.store import Holder, Serving, Version
+from flserve_app.store import Holder, Serving, Version, check_digest
 from flserve_app.strategy.compatibility import check_lossy
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
@@ -60,18 +60,22 @@ class VersionedStrategy(Strategy):
         model_name: Name the versions are published under.
         seed: Seed of the inner strategy's sampling; None leaves it to Python's `random`.
         run: Id of the run, recorded with each version.
-        serving: What serving a version takes, recorded with each version.
+        serving: What serving a version takes, recorded with each version. With a seed it is a recipe for the first
+            version: a client that can build it is not sent it.
         resume: Go on from the last version of a model name that exists.
         num_clients: Clients to wait for before the first round; None for all that the nodes know of.
         wait_seconds: How long to wait for them, and in any round for as many as the inner strategy needs.
         observer: Called with every finished round's row.
         late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
+        base_version: A version that clients may hold from elsewhere, `MODEL@REF` in the store or a whole digest: who
+            finds it in its cache directory gets what it lacks from there.
         staleness: Exponent of a rebased reply's weight, `num-examples * (1 + lag in versions) ** -staleness`.
         schedules: Numbers of the inner strategy that change with the round, by attribute.
 
     Raises:
         CodecError: If a codec is unknown.
         ConfigError: If the inner strategy cannot be combined with versions, or with the rule for late replies.
+        NotFound: If there is no base version of that name.
         StoreError: If the store cannot be opened.
     """
 
@@ -93,6 +97,7 @@ class VersionedStrategy(Strategy):
         late: str = "drop",
         staleness: float = 0.5,
         schedules: Mapping[str, Ramp] = NO_SCHEDULES,
+        base_version: str | None = None,
     ) -> None:
         if not (math.isfinite(staleness) and staleness >= 0):
             raise ConfigError(f"staleness is {staleness}, expected a number of 0 or more")
@@ -105,6 +110,7 @@ class VersionedStrategy(Strategy):
         self._late, self._staleness = late, staleness
         check_lossy(self._inner.traits, uplink=self._rounds_up)
         self.registry = store if isinstance(store, Registry) else _opened(store)
+        self._base = "" if base_version is None else _digest_of(base_version, self.registry)
         self._resume = resume
         self._num_clients = num_clients
         self._wait_seconds = wait_seconds
@@ -169,6 +175,7 @@ class VersionedStrategy(Strategy):
             staleness=self._staleness,
             hello_seconds=timeout,
             patience=self._wait_seconds,
+            base=self._base,
         )
         self._grid = versioned
         self._rounds.begin(versioned, self._offset)
@@ -276,3 +283,8 @@ def _settled(codec: str | Lossy) -> tuple[Lossy | None, str]:
     """Return the settings of a lossy codec, and the exact codec that is used beside it or in its place."""
     lossy = lossy_of(codec, {}) if isinstance(codec, str) else codec
     return (None, str(codec)) if lossy is None else (lossy, EXACT)
+
+
+def _digest_of(name: str, registry: Registry) -> str:
+    model, separator, ref = name.rpartition("@")
+    return registry.resolve(model, ref).digest if separator else check_digest(name)

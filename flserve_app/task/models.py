@@ -23,6 +23,7 @@ from flserve_app.task.resnet import ResNet
 from flserve_app.task.state import to_artifact
 
 MAX_PARAMETERS = 1 << 31
+MAX_LAYERS = 1 << 10
 
 Shape = tuple[int, ...]
 
@@ -36,12 +37,14 @@ class ModelKind:
         rank: Dimensions an input has without the batch; None takes any.
         dtype: Inputs it takes, `float32` or `int64`.
         defaults: Every argument with its default; an argument has the type of its default.
+        repeated: The argument that says how many layers are made, one after the other, before any is counted.
     """
 
     build: Callable[..., nn.Module]
     rank: int | None
     defaults: Mapping[str, int | bool]
     dtype: str = "float32"
+    repeated: str = ""
 
 
 def _mlp(*, input_shape: Shape, classes: int, hidden: int) -> nn.Module:
@@ -86,12 +89,15 @@ MODELS: Mapping[str, ModelKind] = MappingProxyType(
     {
         "mlp": ModelKind(build=_mlp, rank=None, defaults=MappingProxyType({"hidden": 64})),
         "cnn": ModelKind(build=_cnn, rank=3, defaults=MappingProxyType({"width": 16, "norm": False})),
-        "resnet": ModelKind(build=_resnet, rank=3, defaults=MappingProxyType({"width": 16, "blocks": 1})),
+        "resnet": ModelKind(
+            build=_resnet, rank=3, defaults=MappingProxyType({"width": 16, "blocks": 1}), repeated="blocks"
+        ),
         "chartransformer": ModelKind(
             build=_chartransformer,
             rank=1,
             defaults=MappingProxyType({"width": 64, "heads": 4, "layers": 2}),
             dtype="int64",
+            repeated="layers",
         ),
     }
 )
@@ -137,7 +143,7 @@ def model_arguments(name: str, arguments: Mapping[str, int | bool]) -> dict[str,
     """Return all arguments of a model kind, with defaults where none are given.
 
     Raises:
-        TaskError: If the name or an argument is unknown, or a value has the wrong type or is below 1.
+        TaskError: If the name or an argument is unknown, or a value has the wrong type or is out of its range.
     """
     if name not in MODELS:
         raise TaskError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
@@ -149,6 +155,8 @@ def model_arguments(name: str, arguments: Mapping[str, int | bool]) -> dict[str,
         if type(value) is not type(defaults[key]) or (not isinstance(value, bool) and value < 1):
             expected = "true or false" if isinstance(defaults[key], bool) else "an integer of 1 or more"
             raise TaskError(f"model {name!r}: {key} must be {expected}, found {value!r}")
+        if key == MODELS[name].repeated and value > MAX_LAYERS:
+            raise TaskError(f"model {name!r}: {key} must be at most {MAX_LAYERS}, found {value}")
     return {**defaults, **arguments}
 
 

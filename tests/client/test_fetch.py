@@ -5,10 +5,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flserve_app.artifact import Artifact
 from flserve_app.client.fetch import Refusal, fetch, seal, with_arrays
 from flserve_app.client.held import Held
+from flserve_app.client.recipe import Recipe
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.wire import Delivery, payload_array, take_answer
 from flserve_app.codec import decode, encode
 from flserve_app.codec.wire import checksum, varint
+from flserve_app.errors import TaskError
 from tests.client.contexts import artifact, context
 
 OLD, NEW = artifact(0), artifact(1)
@@ -19,9 +21,9 @@ def held():
     return Held(context(**{"partition-id": 1}))
 
 
-def delivery(target=NEW, payload=None, **fields):
-    carried = None if payload is None else payload_array(payload)
-    named = {"action": "deliver", "model": "m", "version": 1, "target": target and target.digest, "payload": carried}
+def delivery(target=NEW, payload=None, chain=(), **fields):
+    carried = tuple(payload_array(each) for each in (*chain, payload) if each is not None)
+    named = {"action": "deliver", "model": "m", "version": 1, "target": target and target.digest, "payloads": carried}
     return Delivery(**{**named, **fields})
 
 
@@ -142,3 +144,65 @@ def test_an_update_may_have_other_tensors(held):
     other = Artifact({"w": np.zeros((2, 3), dtype=np.float64), "extra": np.ones(4, dtype=np.int8)})
     _, answer = sealed(held, {"arrays": to_record(other)})
     assert decode(answer.payload.data, NEW) == other
+
+
+def test_payloads_of_a_chain_are_applied_in_order(held):
+    middle, last = artifact(2), artifact(3)
+    fetch(delivery(OLD, encode(OLD)), held)
+    chain = [encode(middle, OLD), encode(NEW, middle)]
+    assert fetch(delivery(last, encode(last, NEW), chain=chain), held).artifact == last
+    assert held.digests() == (last.digest,)
+
+
+@pytest.mark.parametrize(
+    ("order", "match"),
+    [((1, 0), "does not hold"), ((0, 0), "base"), ((0,), "payload leads to"), ((0, 2), "checksum")],
+)
+def test_a_chain_with_a_wrong_link_is_refused_and_nothing_installed(held, order, match):
+    middle = artifact(2)
+    links = [encode(middle, OLD), encode(NEW, middle), encode(NEW, middle)[:-1] + b"?"]
+    refused(held, delivery(chain=[links[at] for at in order]), match)
+
+
+RECIPE = Recipe(model_id="m", arguments={}, seed=1, input_shape=(2,), input_dtype="float32", classes=2)
+
+
+def test_what_a_recipe_names_is_built_and_verified(held):
+    built = []
+
+    def build(recipe):
+        built.append(recipe)
+        return OLD
+
+    assert fetch(delivery(OLD, recipe=RECIPE.to_json()), held, build).artifact == OLD
+    assert built == [RECIPE]
+    assert held.digests() == (OLD.digest,)
+
+
+def test_payloads_may_follow_a_recipe(held):
+    wanted = delivery(payload=encode(NEW, OLD), recipe=RECIPE.to_json())
+    assert fetch(wanted, held, lambda recipe: OLD).artifact == NEW
+
+
+def test_what_was_built_otherwise_is_refused(held):
+    other = artifact(2)
+    with pytest.raises(Refusal, match=f"payload leads to {other.digest[:12]}, the delivery names {OLD.digest[:12]}"):
+        fetch(delivery(OLD, recipe=RECIPE.to_json()), held, lambda recipe: other)
+    with pytest.raises(Refusal, match="base"):
+        fetch(delivery(payload=encode(NEW, OLD), recipe=RECIPE.to_json()), held, lambda recipe: other)
+    assert held.digests() == ()
+
+
+def test_a_client_without_a_builder_refuses_recipes(held):
+    with pytest.raises(Refusal, match="partition-1 cannot build models from recipes"):
+        fetch(delivery(OLD, recipe=RECIPE.to_json()), held)
+
+
+def test_a_builder_that_fails_and_a_recipe_that_is_none_are_refused(held):
+    def fail(recipe):
+        raise TaskError("unknown model")
+
+    with pytest.raises(Refusal, match="unknown model"):
+        fetch(delivery(OLD, recipe=RECIPE.to_json()), held, fail)
+    with pytest.raises(Refusal, match="malformed"):
+        fetch(delivery(OLD, recipe="{}"), held, fail)

@@ -1,20 +1,20 @@
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from flserve_app.client import versioned_mod
+from flserve_app.client import Recipe, building, versioned_mod
 from flserve_app.client.records import to_artifact
 from flserve_app.client.wire import RECORD, Delivery, payload_array, put_delivery, take_answer
-from flserve_app.codec import encode
+from flserve_app.codec import CODECS, encode
 from flserve_app.errors import DeliveryError
 from tests.client.contexts import artifact, context
 
-NEW = artifact(1)
+OLD, NEW = artifact(0), artifact(1)
 
 
 def deliver(kind="train", delivery=None, **records):
     content = RecordDict(records)
     if delivery is None:
-        delivery = Delivery(action="deliver", model="m", target=NEW.digest, payload=payload_array(encode(NEW)))
+        delivery = Delivery(action="deliver", model="m", target=NEW.digest, payloads=(payload_array(encode(NEW)),))
     put_delivery(content, delivery)
     return Message(content, dst_node_id=11, message_type=kind)
 
@@ -57,6 +57,39 @@ def test_a_greeting_is_answered_without_the_handler(where):
     assert (answer.partitions, answer.base, answer.payload) == (6, "", None)
 
 
+def hello(where, mod=versioned_mod, **fields):
+    message = deliver(delivery=Delivery(action="hello", model="m", **fields))
+    return take_answer(mod(message, where, forbidden).content)
+
+
+def test_a_greeting_says_what_the_client_takes(where):
+    assert set(hello(where).capabilities) == {"chain", *CODECS}
+    assert set(hello(where, building(lambda recipe: NEW)).capabilities) == {"chain", "recipe", *CODECS}
+
+
+def test_a_client_that_can_build_needs_no_payload(where):
+    recipe = Recipe(model_id="x", arguments={}, seed=0, input_shape=(), input_dtype="float32", classes=1).to_json()
+    message = deliver(delivery=Delivery(action="deliver", model="m", target=NEW.digest, recipe=recipe))
+    assert take_answer(building(lambda recipe: NEW)(message, where, echo).content).status == "ok"
+
+
+def test_a_base_that_another_client_of_the_machine_fetched_is_found(tmp_path):
+    one, other = (context(**{"partition-id": number, "cache-dir": str(tmp_path)}) for number in (1, 2))
+    versioned_mod(deliver(), one, echo)
+    assert hello(other).held == ()
+    assert hello(other, base=OLD.digest).held == ()
+    assert hello(other, base=NEW.digest).held == (NEW.digest,)
+    assert hello(one, base=NEW.digest).held == (NEW.digest,)
+    held = deliver(delivery=Delivery(action="deliver", model="mine", target=NEW.digest))
+    assert take_answer(versioned_mod(held, other, echo).content).status == "ok"
+
+
+def test_what_a_run_leaves_in_a_temporary_directory_is_not_searched(where):
+    versioned_mod(deliver(), where, echo)
+    other = context(**{"partition-id": 2})
+    assert hello(other, base=NEW.digest).held == ()
+
+
 def test_a_message_without_a_delivery_passes_as_it_is(where):
     message = Message(RecordDict({"arrays": ArrayRecord()}), dst_node_id=11, message_type="train")
     assert versioned_mod(message, where, lambda same, _: same) is message
@@ -69,7 +102,7 @@ def test_a_message_without_a_delivery_passes_as_it_is(where):
     ("delivery", "reason"),
     [
         (Delivery(action="deliver", model="m", target=NEW.digest), "partition-1 does not hold"),
-        (Delivery(action="deliver", model="m", target=NEW.digest, payload=payload_array(b"x")), "payload"),
+        (Delivery(action="deliver", model="m", target=NEW.digest, payloads=(payload_array(b"x"),)), "payload"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_without_the_handler(where, delivery, reason):

@@ -37,7 +37,9 @@ deliveries = st.builds(
     target=st.just("") | digests,
     arrays=texts,
     uplink=texts,
-    payload=payloads,
+    payloads=st.lists(st.binary(max_size=50).map(payload_array), max_size=4).map(tuple),
+    recipe=texts,
+    base=st.just("") | digests,
 )
 answers = st.builds(
     Answer,
@@ -45,6 +47,7 @@ answers = st.builds(
     identity=st.from_regex(r"[A-Za-z0-9_.-]{1,128}", fullmatch=True),
     partitions=st.integers(0, 2**62),
     held=st.lists(digests, max_size=5).map(tuple),
+    capabilities=st.lists(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,31}", fullmatch=True), max_size=5).map(tuple),
     reason=st.lists(st.from_regex(r"[!-~]{1,20}", fullmatch=True), max_size=5).map(" ".join),
     base=st.just("") | digests,
     arrays=texts,
@@ -97,7 +100,11 @@ def test_held_and_reason_are_bounded_when_written():
     assert len(answer.reason) == MAX_REASON
 
 
-@given(st.dictionaries(st.sampled_from(["action", "model", "version", "target", "arrays", "uplink"]), values))
+@given(
+    st.dictionaries(
+        st.sampled_from(["action", "model", "version", "target", "arrays", "uplink", "recipe", "base"]), values
+    )
+)
 def test_malformed_deliveries_are_refused_and_nothing_else_happens(record):
     check(take_delivery, record)
 
@@ -105,7 +112,19 @@ def test_malformed_deliveries_are_refused_and_nothing_else_happens(record):
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["status", "identity", "partitions", "held", "reason", "base", "arrays", "fetch_s", "train_s", "encode_s"]
+            [
+                "status",
+                "identity",
+                "partitions",
+                "held",
+                "takes",
+                "reason",
+                "base",
+                "arrays",
+                "fetch_s",
+                "train_s",
+                "encode_s",
+            ]
         ),
         values,
     )
@@ -138,6 +157,10 @@ def check(take, record):
         ({"held": b"x"}, "held is not a list of at most 64 digests"),
         ({"held": [b"x" * 32] * 65}, "held is not a list of at most 64 digests"),
         ({"held": [b"x"]}, "held holds something else than digests"),
+        ({"takes": "chain"}, "takes is not a list of at most 64 names"),
+        ({"takes": ["x"] * 65}, "takes is not a list of at most 64 names"),
+        ({"takes": ["Chain"]}, "takes holds something else than plain names"),
+        ({"takes": [1]}, "takes holds something else than plain names"),
     ],
 )
 def test_each_field_of_an_answer_is_checked(change, message):
@@ -164,8 +187,11 @@ def test_a_reason_stays_in_one_line():
     ("records", "message"),
     [
         ({RECORD: MetricRecord({"a": 1})}, "record 'flserve' is a MetricRecord, expected a ConfigRecord"),
-        ({PAYLOAD: MetricRecord({"a": 1})}, "is not an ArrayRecord with one array 'payload'"),
-        ({PAYLOAD: ArrayRecord({"other": payload_array(b"")})}, "is not an ArrayRecord with one array 'payload'"),
+        ({PAYLOAD: MetricRecord({"a": 1})}, "is not an ArrayRecord with arrays 'payload', "),
+        (
+            {PAYLOAD: ArrayRecord({"other": payload_array(b"")})},
+            "is not an ArrayRecord with arrays 'payload', 'payload.1', ...",
+        ),
         ({PAYLOAD: ArrayRecord({"payload": Array(np.zeros(2))})}, "payload is serialised as 'numpy.ndarray'"),
     ],
 )

@@ -17,7 +17,7 @@ from tests.fleet import FleetGrid
 FIELDS = {
     "run", "folder", "store", "model_name", "codec", "uplink", "seed", "clients", "rounds", "versions", "final_version",
     "final_digest", "final_accuracy", "final_loss", "client_versions", "failures", "bytes_down", "bytes_up",
-    "bytes_down_message", "bytes_up_message", "bytes_down_full", "bytes_up_full", "seconds",
+    "bytes_down_message", "bytes_up_message", "bytes_down_full", "bytes_up_full", "payloads", "seconds",
 }  # fmt: skip
 
 
@@ -48,6 +48,8 @@ def test_the_summary_sums_the_rows_up(done):
     folder, summary, _ = done
     rows = rows_of(folder)
     assert set(summary) == FIELDS
+    assert set(summary["payloads"]) == {"hits", "encodes", "reads", "held_bytes"}
+    assert summary["payloads"]["hits"] > summary["payloads"]["reads"] > 0
     for field in (
         "bytes_down",
         "bytes_up",

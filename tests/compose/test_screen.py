@@ -27,7 +27,10 @@ def row(number, **fields):
 
 def summary(**fields):
     rows = [row(0), row(1, accuracy=0.5, loss=1.25, failures=2)]
-    return {**summarise(rows, versions=2, seconds=1.23456, folder="/out/run"), **fields}
+    return {
+        **summarise(rows, versions=2, payloads={"encodes": 3, "hits": 5}, seconds=1.23456, folder="/out/run"),
+        **fields,
+    }
 
 
 def test_a_summary_takes_the_last_row_and_the_sums():

@@ -12,7 +12,7 @@ from flserve_app.registry.archive_file import write_end, write_member
 from flserve_app.registry.contents import from_json, to_json
 from tests.registry.samples import drifting, unrelated
 
-SERVING = Serving(model_id="mlp", arguments={"hidden": 64}, inputs=({"shape": [None, 32]},), classes=("a", "b"))
+SERVING = Serving(model_id="mlp", arguments={"hidden": 64}, inputs=({"shape": [None, 32]},), classes=("a", "b"), seed=7)
 
 
 @pytest.fixture
@@ -202,6 +202,7 @@ CHANGES = {
         lambda m, b: raised(m["versions"][0], serving={"model_id": "x"}),
         "serving takes does not",
     ),
+    "strange seed": (lambda m, b: m["versions"][0]["serving"].update(seed="7"), "serving takes does not"),
     "strange class": (lambda m, b: m["versions"][0]["serving"].update(classes=[1]), "serving takes does not"),
     "huge artifact": (lambda m, b: raised(m["sizes"], **{next(iter(m["sizes"])): 1 << 50}), "a size is 0 to"),
     "wrong size": (lambda m, b: raised(m["sizes"], **{next(iter(m["sizes"])): 7}), "its manifest says 7"),

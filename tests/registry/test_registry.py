@@ -118,7 +118,7 @@ def test_a_rollback_is_a_new_version_without_new_bytes(place, registry):
 
 
 def test_what_a_version_takes_to_serve_is_kept(registry):
-    serving = Serving(model_id="mlp", arguments={"hidden": 64}, classes=("a", "b"))
+    serving = Serving(model_id="mlp", arguments={"hidden": 64}, classes=("a", "b"), seed=0)
     made = registry.publish("m", unrelated(1), round=0, codec="grid", metrics={"loss": 2.0}, serving=serving)
     assert registry.resolve("m", "v0") == made
     assert (made.serving, made.codec, made.metrics) == (serving, "grid", {"loss": 2.0})

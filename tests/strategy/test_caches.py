@@ -1,7 +1,12 @@
 """Versions that clients keep: within a run, across runs, on shared and on useless disks."""
 
+import pytest
+
 from flserve_app.client.held import STATE_BYTES
-from tests.apps import numpy_app, small_arrays
+from flserve_app.client.records import to_record
+from flserve_app.errors import FlserveError
+from flserve_app.strategy import VersionedStrategy
+from tests.apps import drift, numpy_app, small_arrays
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
@@ -60,6 +65,40 @@ def test_another_model_of_the_store_is_a_base(tmp_path):
         assert all(len(both) == 2 for both in held)
         assert all(both[0] in digests for both in held), "the best base for a model is a version of it"
         again.registry.close()
+
+
+def cached(tmp_path, run_id, *numbers):
+    """Return a fleet that shares the machine's cache directory, under partition numbers of its own."""
+    grid = fleet(tmp_path, run_id=run_id, size=len(numbers))
+    for at, number in enumerate(numbers):
+        grid.contexts[grid.node_id(at)].node_config["partition-id"] = number
+    return grid
+
+
+def test_a_base_version_is_found_by_clients_that_never_fetched_it(tmp_path):
+    first = federate(tmp_path / "s", grid=cached(tmp_path, 1, 0, 1), inner=fedavg(2, 2, 2), model_name="a", rounds=2)
+    base, tuned = first.strategy.version, first.registry.load(first.digest)
+    first.registry.close()
+    options = {"initial": to_record(tuned), "model_name": "b", "rounds": 1}
+    grid = cached(tmp_path, 2, 7, 8)
+    again = federate(tmp_path / "s", grid=grid, base_version="a@latest", **options)
+    assert again.rows[1].plans == {"none": 2}
+    again.registry.close()
+    moved = {"initial": drift(to_record(tuned), 1, 1), "model_name": "c", "rounds": 1}
+    near = federate(tmp_path / "s", grid=cached(tmp_path, 3, 17, 18), base_version=base.digest, **moved)
+    assert near.rows[1].plans == {"delta": 2}
+    near.registry.close()
+    far = federate(tmp_path / "s", grid=cached(tmp_path, 4, 27, 28), **{**moved, "model_name": "d"})
+    assert far.rows[1].plans == {"full": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("a@latest", "model 'a' is not in the store"), ("latest", "a digest is 64 lower-case hex digits")],
+)
+def test_a_base_version_has_to_have_a_name(tmp_path, name, error):
+    with pytest.raises(FlserveError, match=error):
+        VersionedStrategy(store=tmp_path / "s", base_version=name)
 
 
 def test_where_no_cache_can_be_written_clients_keep_versions_in_their_state(tmp_path, caplog):

@@ -1,14 +1,20 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact
 from flserve_app.codec import decode
-from flserve_app.delivery import Plan
+from flserve_app.delivery import Plan, Step
 from flserve_app.errors import FlserveError, NotFound
-from flserve_app.registry import Registry
+from flserve_app.fleet import BASIC, RECIPE
+from flserve_app.registry import Registry, Serving
 from flserve_app.strategy.publisher import Publisher
-from tests.apps import small_arrays
+from tests.apps import drift, small_arrays
 
 ONE, TWO, OTHER = (to_artifact(small_arrays(seed)) for seed in range(3))
+LIKE_ONE = to_artifact(drift(small_arrays(0), 1, 0))
 
 
 @pytest.fixture
@@ -63,52 +69,86 @@ def test_a_payload_of_the_history_is_delivered_as_it_is(publisher, registry, mon
         raise AssertionError("made again")
 
     publisher.publish(ONE, 0)
-    publisher.publish(TWO, 1)
-    plan = publisher.plan((ONE.digest,), TWO.digest)
-    assert plan == Plan(kind="delta", target=TWO.digest, base=ONE.digest, codec="lossless")
+    publisher.publish(LIKE_ONE, 1)
     monkeypatch.setattr("flserve_app.strategy.publisher.encode", never)
-    followed, payload = publisher.payload(plan)
-    assert followed == plan
-    assert payload == registry.payload(TWO.digest, ONE.digest, "lossless")
-    assert decode(payload, ONE) == TWO
+    step = Step(ONE.digest, LIKE_ONE.digest, "lossless")
+    plan, payloads = publisher.deliver((ONE.digest,), LIKE_ONE.digest)
+    assert plan == Plan(kind="delta", target=LIKE_ONE.digest, steps=(step,), codec="lossless")
+    assert payloads == {step: registry.payload(*step[1::-1], "lossless")}
+    assert decode(payloads[step], ONE) == LIKE_ONE
 
 
 def test_bases_are_what_the_store_can_read(publisher, registry):
-    registry.publish("another", OTHER, round=0, codec="lossless")
+    registry.publish("another", ONE, round=0, codec="lossless")
+    publisher.publish(LIKE_ONE, 0)
+    assert publisher.plan((ONE.digest,), LIKE_ONE.digest).kind == "delta"
+    assert publisher.plan(("f" * 64,), LIKE_ONE.digest).kind == "full"
+    assert publisher.plan(("f" * 64, ONE.digest), LIKE_ONE.digest).steps[0].base == ONE.digest
+    assert publisher.plan((LIKE_ONE.digest,), LIKE_ONE.digest).kind == "none"
+
+
+def test_a_delta_from_something_else_altogether_is_no_better_than_the_whole(publisher, registry):
+    other = Artifact({"bytes": np.arange(2000)})
+    registry.publish("another", other, round=0, codec="lossless")
     publisher.publish(ONE, 0)
-    assert publisher.plan((OTHER.digest,), ONE.digest).kind == "delta"
-    assert publisher.plan(("f" * 64,), ONE.digest).kind == "full"
-    assert publisher.plan(("f" * 64, OTHER.digest), ONE.digest).base == OTHER.digest
-    assert publisher.plan((ONE.digest,), ONE.digest).kind == "none"
+    assert publisher.plan((other.digest,), ONE.digest).kind == "full"
 
 
 def test_a_damaged_payload_of_the_history_is_made_again(publisher, tmp_path):
     publisher.publish(ONE, 0)
-    publisher.publish(TWO, 1)
+    publisher.publish(LIKE_ONE, 1)
     spoil(tmp_path / "s" / "blobs")
-    _, payload = publisher.payload(Plan(kind="full", target=TWO.digest, codec="lossless"))
-    assert decode(payload) == TWO
-    plan, payload = publisher.payload(publisher.plan((ONE.digest,), TWO.digest))
-    assert plan.kind in ("delta", "full")
-    assert decode(payload, ONE) == TWO
+    _, payloads = publisher.whole(LIKE_ONE.digest)
+    assert decode(*payloads.values()) == LIKE_ONE
+    plan, payloads = publisher.deliver((ONE.digest,), LIKE_ONE.digest)
+    assert plan.kind == "delta"
+    assert decode(*payloads.values(), ONE) == LIKE_ONE
 
 
 def test_a_lost_base_makes_the_plan_full_once_and_for_all(publisher, tmp_path, caplog):
-    publisher.registry.publish("another", OTHER, round=0, codec="lossless")
+    publisher.registry.publish("another", LIKE_ONE, round=0, codec="lossless")
     publisher.publish(ONE, 0)
     spoil(tmp_path / "s" / "blobs")
     with Registry.open(tmp_path / "s") as registry:
         fresh = Publisher(registry, "m", "lossless")
         fresh.adopt(publisher.version, ONE)
-        wanted = fresh.plan((OTHER.digest,), ONE.digest)
-        plan, payload = fresh.payload(wanted)
-        assert (wanted.kind, plan.kind) == ("delta", "full")
-        assert decode(payload) == ONE
-        assert f"{OTHER.digest[:12]} is no base any more" in caplog.text
-        assert fresh.plan((OTHER.digest,), ONE.digest).kind == "full"
+        for _ in range(2):
+            plan, payloads = fresh.deliver((LIKE_ONE.digest,), ONE.digest)
+            assert plan.kind == "full"
+            assert decode(*payloads.values()) == ONE
+        assert caplog.text.count(f"{LIKE_ONE.digest[:12]} is no base any more") == 1
+
+
+def test_a_lossy_payload_that_is_gone_is_not_made_again(publisher, registry):
+    """Made anew it would lead elsewhere: a lossy codec rounds."""
+    publisher.publish(ONE, 0)
+    publisher.publish(LIKE_ONE, 1)
+    with pytest.raises(NotFound, match=r"the 'grid' payload to .* is gone and cannot be made again"):
+        publisher._make(Step(ONE.digest, LIKE_ONE.digest, "grid"))
 
 
 def test_a_target_that_is_lost_is_an_error(publisher):
     publisher.publish(ONE, 0)
     with pytest.raises(FlserveError):
-        publisher.payload(Plan(kind="full", target="f" * 64, codec="lossless"))
+        publisher.whole("f" * 64)
+    with pytest.raises(FlserveError):
+        publisher.deliver((ONE.digest,), "f" * 64)
+
+
+def test_a_first_version_with_a_seed_is_a_recipe(registry):
+    serving = Serving(
+        model_id="mlp", arguments={"hidden": 8}, inputs=({"dtype": "float32", "shape": [None, 4]},), classes=("a", "b")
+    )
+    publisher = Publisher(registry, "m", "lossless", serving=replace(serving, seed=5))
+    first = Artifact({"w": np.random.default_rng(0).normal(size=(40, 100)).astype(np.float32)})
+    second = Artifact({"w": first["w"] + np.float32(1e-4)})
+    publisher.publish(first, 0)
+    publisher.publish(second, 1)
+    assert [version.serving.seed for version in registry.versions("m")] == [5, None]
+    plan = publisher.plan((), second.digest, BASIC | {RECIPE})
+    assert [step.codec for step in plan.steps] == ["recipe", "lossless"]
+    again = Publisher(registry, "m", "lossless")
+    again.adopt(registry.latest("m"), second)
+    assert again.recipe == publisher.recipe
+    assert again.plan((), first.digest, BASIC | {RECIPE}).steps == (Step(None, first.digest, "recipe"),)
+    assert publisher.plan((), second.digest).kind == "full"

@@ -5,49 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.delivery import CacheInfo, Payloads, Plan, plan
+from flserve_app.delivery import CacheInfo, Payloads
 
-A, B, C = "a" * 64, "b" * 64, "c" * 64
-
-
-@pytest.mark.parametrize(
-    ("held", "readable", "codec", "kind", "base"),
-    [
-        ([], [], "lossless", "full", None),
-        ([], [A, B], "lossless", "full", None),
-        ([A], [A], "lossless", "delta", A),
-        ([A], [], "lossless", "full", None),
-        ([A, B], [B], "lossless", "delta", B),
-        ([B, A], [A, B], "lossless-small", "delta", B),
-        ([C], [], "lossless", "none", None),
-        ([A, C], [A], "lossless", "none", None),
-        ([C], [C], "full", "full", None),
-        ([A], [A], "full", "full", None),
-    ],
-)
-def test_what_a_client_gets(held, readable, codec, kind, base):
-    assert plan(held, C, codec, readable) == Plan(kind=kind, target=C, base=base, codec=codec)
-
-
-digests = st.sampled_from([A, B, C])
-
-
-@given(
-    st.lists(digests, max_size=4), digests, st.sampled_from(["full", "lossless", "lossless-small"]), st.sets(digests)
-)
-def test_a_plan_can_always_be_followed(held, target, codec, readable):
-    found = plan(held, target, codec, readable)
-    assert (found.target, found.codec) == (target, codec)
-    if found.kind == "none":
-        assert target in held
-    if found.kind == "delta":
-        assert found.base in held
-        assert found.base in readable
-        assert found.base != target
-    else:
-        assert found.base is None
-    assert found.in_full() == Plan(kind="full", target=target, codec=codec)
-    assert found.key == (found.base, target, codec)
+A, B = "a" * 64, "b" * 64
 
 
 def sized(key):
@@ -145,6 +105,23 @@ def test_the_bound_holds_whatever_is_asked_for(sizes, bound):
         assert payloads.info().held_bytes <= bound
     info = payloads.info()
     assert info.hits + info.encodes == len(sizes)
+
+
+def test_what_is_stored_is_read_and_not_made():
+    stored = {(None, A, "full"): b"stored"}
+    payloads = Payloads(sized, stored.get)
+    assert payloads.get((None, A, "full")) == b"stored"
+    assert payloads.get((None, "4", "full")) == bytes(4)
+    assert payloads.info() == CacheInfo(hits=0, encodes=1, held_bytes=10, reads=1)
+
+
+def test_bytes_stay_known_when_the_payload_is_dropped():
+    payloads = Payloads(sized, max_bytes=10)
+    assert payloads.size((None, "8", "full")) is None
+    for size in ("8", "9"):
+        payloads.get((None, size, "full"))
+    assert [payloads.size((None, size, "full")) for size in ("8", "9")] == [8, 9]
+    assert payloads.kept() == {(None, "9", "full"): 9}
 
 
 def test_a_payload_made_elsewhere_is_kept():

@@ -1,0 +1,71 @@
+"""The fields of the protocol's ConfigRecords, read one by one: nothing that came over the wire is trusted.
+
+A field that is not there has the value that says nothing; one of another type or out of its bounds is an error
+that names it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+from flwr.app import ConfigRecord
+
+from flserve_app.errors import DeliveryError
+
+RECORD = "flserve"
+MAX_HELD = 64
+MAX_CAPABILITIES = 64
+_CAPABILITY = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+
+
+def read_text(record: ConfigRecord, key: str) -> str:
+    """Return a text; empty if it is not there. Raises DeliveryError."""
+    value = record.get(key, "")
+    if not isinstance(value, str):
+        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a str")
+    return value
+
+
+def read_integer(record: ConfigRecord, key: str) -> int:
+    """Return a whole number; 0 if it is not there. Raises DeliveryError."""
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected an int")
+    return value
+
+
+def read_number(record: ConfigRecord, key: str) -> float:
+    """Return a number; 0 if it is not there. Raises DeliveryError."""
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a number")
+    return value
+
+
+def read_digest(record: ConfigRecord, key: str) -> str:
+    """Return a digest as hex; empty if it is not there or empty. Raises DeliveryError."""
+    value = record.get(key, b"")
+    if not isinstance(value, bytes) or len(value) not in (0, 32):
+        raise DeliveryError(f"record {RECORD!r}: {key} is not a digest of 32 bytes")
+    return value.hex()
+
+
+def read_digests(record: ConfigRecord, key: str) -> tuple[str, ...]:
+    """Return digests as hex. Raises DeliveryError."""
+    values = record.get(key, [])
+    if not isinstance(values, list) or len(values) > MAX_HELD:
+        raise DeliveryError(f"record {RECORD!r}: {key} is not a list of at most {MAX_HELD} digests")
+    if any(not isinstance(value, bytes) or len(value) != 32 for value in values):
+        raise DeliveryError(f"record {RECORD!r}: {key} holds something else than digests of 32 bytes")
+    return tuple(cast(bytes, value).hex() for value in values)
+
+
+def read_capabilities(record: ConfigRecord, key: str) -> tuple[str, ...]:
+    """Return the names of what a client can take. Raises DeliveryError."""
+    values = record.get(key, [])
+    if not isinstance(values, list) or len(values) > MAX_CAPABILITIES:
+        raise DeliveryError(f"record {RECORD!r}: {key} is not a list of at most {MAX_CAPABILITIES} names")
+    if any(not isinstance(value, str) or not _CAPABILITY.fullmatch(value) for value in values):
+        raise DeliveryError(f"record {RECORD!r}: {key} holds something else than plain names")
+    return tuple(cast(str, value) for value in values)
