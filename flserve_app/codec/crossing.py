@@ -14,9 +14,9 @@ as gaps, with one Rice parameter a label. Nothing is ever done cell by cell: whe
 from the number of columns of each class. (The idea of context splitting; compare adaptive binary coders of sparse
 matrices, which go through the cells one by one.)
 
-As numbers (`rice`): the list of the row classes; `number` s; `number` of the lowest label + 64, `number` of labels after it; list
-of how many places each label has; of each label with places the parameter, as a list of zigzag differences to the
-one before (the first to 0); then the gaps of each label.
+As numbers (`rice`): the list of the row classes; `number` s; `number` of the lowest label + 64, `number` of labels
+after it; list of how many places each label has; of each label with places the parameter, as a list of zigzag
+differences to the one before (the first to 0); then the gaps of each label.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log2
 
 import numpy as np
 
-from flserve_app.codec.rice import MOST_PARAMETER, Numbers, RiceReader, RiceWriter, best_parameter, gaps, places
+from flserve_app.codec.rice import MOST_PARAMETER, Numbers, RiceReader, RiceWriter, best_parameters, bounded, gaps
 from flserve_app.errors import CodecError
 
 _BIAS = 64
@@ -36,6 +37,14 @@ _LABEL_BITS = 40  # of a key, for the place in the label's line
 _SLOW = 32  # rows from which on a batch doubles what was taken
 _FIRST = 32  # of all rows, one in so many makes the first batch
 _MOST_CAUTION = 10
+_ROW_BITS = 2  # about what the class of a row takes
+
+
+def is_uneven(found: Numbers, rows: int, columns: int) -> bool:
+    """Whether places (n,) are spread over a matrix so unevenly that it may pay to tell them by row and column."""
+    row, column = np.divmod(found, columns)
+    spread = _beyond_chance(np.bincount(row, minlength=rows)), _beyond_chance(np.bincount(column, minlength=columns))
+    return found.size * sum(log2(1 + each) for each in spread) > _ROW_BITS * rows
 
 
 def write_crossing(writer: RiceWriter, found: Numbers, rows: int, columns: int) -> None:
@@ -92,7 +101,8 @@ class _Batch:
         rank: Where a column stands among those of its class (C,).
         first: Where the columns of a class begin in `by_class`, by class - lowest class.
         low: Lowest label.
-        ends: Cells of all lines up to each segment's end (labels * rows,): a segment is one row's part of a line.
+        starts: Cells of all lines before each segment (labels * rows + 1,): a segment is one row's part of a line.
+        lines: Cells before the line of each label (labels + 1,).
     """
 
     start: int
@@ -103,12 +113,8 @@ class _Batch:
     rank: Numbers
     first: Numbers
     low: int
-    ends: Numbers
-
-    @property
-    def line_starts(self) -> Numbers:
-        """Where the line of each label begins (labels + 1,); the last is the number of cells."""
-        return np.concatenate([[0], self.ends[self.row_class.size - 1 :: self.row_class.size]])
+    starts: Numbers
+    lines: Numbers
 
 
 class _Batches:
@@ -128,24 +134,23 @@ class _Batches:
 
     def keys(self, batch: _Batch, row: Numbers, column: Numbers) -> Numbers:
         """Return label and place in its line of cells (n,), as one number that sorts by both."""
-        label = batch.row_class[row] + batch.column_class[column]
-        segment = (label - batch.low) * batch.row_class.size + row
-        begin = np.concatenate([[0], batch.ends])[segment] - batch.line_starts[label - batch.low]
-        place: Numbers = self._reached[label + _BIAS] + begin + batch.rank[column]
-        return (label + _BIAS << _LABEL_BITS) | place
+        label = batch.row_class[row] + batch.column_class[column] - batch.low
+        labels = np.arange(batch.lines.size - 1) + batch.low + _BIAS
+        begin = (labels << _LABEL_BITS) + self._reached[labels] - batch.lines[:-1]
+        keys: Numbers = begin[label] + batch.starts[label * batch.row_class.size + row] + batch.rank[column]
+        return keys
 
     def cells(self, batch: _Batch, keys: Numbers) -> tuple[Numbers, Numbers]:
         """Return row and column of the cells whose sorted keys are in this batch."""
-        starts = batch.line_starts
-        labels = np.arange(starts.size - 1) + batch.low + _BIAS
+        labels = np.arange(batch.lines.size - 1) + batch.low + _BIAS
         begin = (labels << _LABEL_BITS) + self._reached[labels]
-        first, last = np.searchsorted(keys, begin), np.searchsorted(keys, begin + np.diff(starts))
+        first, last = np.searchsorted(keys, (begin, begin + np.diff(batch.lines)))
         size = last - first
         which = np.repeat(first - np.cumsum(size) + size, size) + np.arange(size.sum())
-        flat = keys[which] - np.repeat(begin - starts[:-1], size)
-        segment = np.searchsorted(batch.ends, flat, side="right")
+        flat = keys[which] - np.repeat(begin - batch.lines[:-1], size)
+        segment = np.searchsorted(batch.starts[1:], flat, side="right")
         label, row = np.divmod(segment, batch.row_class.size)
-        rank = flat - np.concatenate([[0], batch.ends])[segment]
+        rank = flat - batch.starts[segment]
         lowest = int(batch.column_class[batch.by_class[0]])
         column = batch.by_class[batch.first[label + batch.low - batch.row_class[row] - lowest] + rank]
         return row, column
@@ -153,7 +158,7 @@ class _Batches:
     def learn(self, batch: _Batch, column: Numbers) -> None:
         """Count the columns (n,) of a batch's places, and go on in the lines."""
         self._counts += np.bincount(column, minlength=self._columns)
-        sizes = np.diff(batch.line_starts)
+        sizes = np.diff(batch.lines)
         self._reached[batch.low + _BIAS :][: sizes.size] += sizes
 
     def _batch(self, start: int, stop: int) -> _Batch:
@@ -173,7 +178,9 @@ class _Batches:
         of_row = labels[:, None] - row_class[None, :] - lowest
         inside = (of_row >= 0) & (of_row < sizes.size)
         lengths = np.where(inside, sizes[np.clip(of_row, 0, sizes.size - 1)], 0)
-        return _Batch(start, stop, row_class, column_class, by_class, rank, first, low, np.cumsum(lengths.reshape(-1)))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        lines = starts[:: row_class.size]
+        return _Batch(start, stop, row_class, column_class, by_class, rank, first, low, starts, lines)
 
 
 def _class_of(counts: Numbers) -> Numbers:
@@ -209,26 +216,30 @@ def _caution(counts: Numbers) -> int:
     Of a gamma distribution of rates with shape a, counts of mean m have the variance m + m**2 / a. Half of that a
     is what does best on updates of small networks.
     """
+    beyond = _beyond_chance(counts)
+    return min(max(0, round(2 - log2(beyond))), _MOST_CAUTION) if beyond else _MOST_CAUTION
+
+
+def _beyond_chance(counts: Numbers) -> float:
+    """Return the variance of counts (n,), less what chance alone gives, relative to the square of their mean."""
     mean = float(counts.mean())
-    beyond = float(counts.var()) - mean
-    shape = mean * mean / beyond if beyond > 0 else 1 << _MOST_CAUTION
-    return min(max(0, round(2 + np.log2(shape))), _MOST_CAUTION)
+    return max(0.0, float(counts.var()) - mean) / mean**2
 
 
 def _write_labels(writer: RiceWriter, keys: Numbers) -> None:
-    labels = keys >> _LABEL_BITS
+    labels, line = keys >> _LABEL_BITS, keys & (1 << _LABEL_BITS) - 1
     low = int(labels[0])
     counts = np.bincount(labels - low)
+    starts = np.flatnonzero(np.diff(labels, prepend=-1))
+    left_out = gaps(line)
+    left_out[starts] = line[starts]
+    parameters = best_parameters(left_out, starts)
+    steps = np.diff(parameters, prepend=0)
     writer.number(low)
     writer.number(counts.size - 1)
     writer.listed(counts)
-    lines = np.split(keys & (1 << _LABEL_BITS) - 1, np.cumsum(counts)[:-1])
-    left_out = [gaps(line) for line in lines if line.size]
-    parameters = [best_parameter(line) for line in left_out]
-    steps = np.diff(np.array(parameters), prepend=0)
     writer.listed((steps << 1) ^ (steps >> 63))
-    for line, parameter in zip(left_out, parameters, strict=True):
-        writer.coded(line, parameter)
+    writer.coded(left_out, np.repeat(parameters, counts[counts > 0]))
 
 
 def _read_labels(reader: RiceReader, cells: int) -> Numbers:
@@ -238,15 +249,13 @@ def _read_labels(reader: RiceReader, cells: int) -> Numbers:
     if low + count > _LABELS:
         raise CodecError(f"chunk has labels up to {low + count - 1}, expected less than {_LABELS}")
     counts = reader.listed(count, cells + 1)
+    if not 0 < int(counts.sum()) <= cells:
+        raise CodecError(f"chunk has {counts.sum()} places, expected 1 to {cells}")
     used = np.flatnonzero(counts)
     coded = reader.listed(used.size, 2 * MOST_PARAMETER + 1)
     parameters = np.cumsum((coded >> 1) ^ -(coded & 1))
-    if parameters.size and int(parameters.min()) < 0:
-        raise CodecError(f"chunk has the parameter {parameters.min()}")
-    keys = [np.zeros(0, np.int64)]
-    for label, parameter in zip(used.tolist(), parameters.tolist(), strict=True):
-        left_out = reader.coded(int(counts[label]), parameter)
-        if int(left_out.max()) >= cells:
-            raise CodecError(f"chunk leaves out {left_out.max()} of {cells} cells")
-        keys.append((low + label << _LABEL_BITS) + places(left_out, cells))
-    return np.concatenate(keys)
+    left_out = bounded(reader.coded(np.repeat(parameters, counts[used])), cells)
+    ends = np.cumsum(left_out + 1)
+    starts = np.cumsum(counts[used]) - counts[used]
+    line = bounded(ends - np.repeat(ends[starts] - left_out[starts] - 1, counts[used]) - 1, cells)
+    return (np.repeat(used + low, counts[used]) << _LABEL_BITS) + line

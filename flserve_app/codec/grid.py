@@ -23,6 +23,7 @@ import numpy as np
 
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import MOST_WORDS, Bins
+from flserve_app.codec.crossing import is_uneven
 from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, steps_between
 from flserve_app.codec.grouping import MAX_ROW, MIN_ROW
 from flserve_app.codec.rice import Numbers
@@ -35,7 +36,7 @@ CHUNK_WORDS = MOST_WORDS
 DENSE, WIDE, PLAIN, CROSSED = range(4)
 _WIDTHS = {DENSE: "<u2", WIDE: "<u4"}
 # Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
-_SPARSE_BELOW = 0.4
+_SPARSE_BELOW = 0.25
 _DENSE_ABOVE = 0.08
 
 
@@ -139,7 +140,7 @@ class GridSteps:
         rows, columns = self._shape(words)
         if share < _SPARSE_BELOW:
             yield bytes((PLAIN,)) + pack_plain(places, steps, rows, columns)
-            if self.row:
+            if self.row and is_uneven(places, rows, columns):
                 yield bytes((CROSSED,)) + pack_crossed(places, steps, rows, columns)
         if share > _DENSE_ABOVE:
             yield _dense(places, steps, words)

@@ -22,6 +22,7 @@ from flserve_app.codec.wire import Reader, varint
 from flserve_app.errors import CodecError
 
 MOST_PARAMETER = 24
+_WORD_BITS = 32
 
 Numbers = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint8]
@@ -44,13 +45,15 @@ class RiceWriter:
     def fixed(self, values: npt.NDArray[Any], width: int) -> None:
         """Write the `width` low bits of values (n,)."""
         if width:
-            places = np.arange(width - 1, -1, -1)
-            self._bits.append((values[:, None] >> places & 1).astype(np.uint8).reshape(-1))
+            self._bits.append(_bits_of(values)[:, -width:].reshape(-1))
 
-    def coded(self, values: Numbers, parameter: int) -> None:
-        """Write numbers (n,) with a parameter that the reader knows."""
-        self._quotients.append(values >> parameter)
-        self.fixed(values, parameter)
+    def coded(self, values: Numbers, parameters: int | Numbers) -> None:
+        """Write numbers (n,) with a parameter, or one each (n,), that the reader knows."""
+        self._quotients.append(values >> parameters)
+        if isinstance(parameters, int):
+            self.fixed(values, parameters)
+        else:
+            self._bits.append(_bits_of(values)[_last(parameters)])
 
     def listed(self, values: Numbers) -> None:
         """Write a list of numbers (n,), whose length the reader knows, and its parameter."""
@@ -119,23 +122,32 @@ class RiceReader:
             raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
         bits = self._bits[self._bit : stop].reshape(count, width)
         self._bit = stop
-        values = np.zeros(count, np.int64)
-        for place in range(width):
-            values <<= 1
-            values |= bits[:, place]
-        return values
+        filled = np.zeros((count, _WORD_BITS), np.uint8)
+        filled[:, _WORD_BITS - width :] = bits
+        return _values_of(filled)
 
-    def coded(self, count: int, parameter: int) -> Numbers:
-        """Return `count` numbers of a parameter."""
-        if parameter > MOST_PARAMETER:
-            raise CodecError(f"chunk has the parameter {parameter}, at most {MOST_PARAMETER} is allowed")
-        return self._take(count) << parameter | self.fixed(count, parameter)
+    def coded(self, parameters: Numbers) -> Numbers:
+        """Return numbers (n,) with these parameters (n,)."""
+        if parameters.size and not 0 <= int(parameters.min()) <= int(parameters.max()) <= MOST_PARAMETER:
+            raise CodecError(f"chunk has parameters from {parameters.min()} to {parameters.max()}")
+        high = self._take(parameters.size) << parameters
+        stop = self._bit + int(parameters.sum())
+        if stop > self._bits.size:
+            raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
+        filled = np.zeros((parameters.size, _WORD_BITS), np.uint8)
+        filled[_last(parameters)] = self._bits[self._bit : stop]
+        self._bit = stop
+        return high | _values_of(filled)
 
     def listed(self, count: int, below: int) -> Numbers:
         """Return a list of `count` numbers, each less than `below`."""
         if not count:
             return np.zeros(0, np.int64)
-        return bounded(self.coded(count, self.number()), below)
+        parameter = self.number()
+        if parameter > MOST_PARAMETER:
+            raise CodecError(f"chunk has the parameter {parameter}, at most {MOST_PARAMETER} is allowed")
+        # The quotients first: they are there, or nothing is allocated for so many.
+        return bounded(self._take(count) << parameter | self.fixed(count, parameter), below)
 
     def subset(self, count: int) -> Numbers:
         """Return ascending places, each less than `count`."""
@@ -196,6 +208,30 @@ def best_parameter(values: Numbers) -> int:
 def listed_bits(values: Numbers) -> int:
     """Return how many bits a list of numbers (n,) takes, besides its parameter."""
     return _coded_bits(values, best_parameter(values)) if values.size else 0
+
+
+def best_parameters(values: Numbers, starts: Numbers) -> Numbers:
+    """Return the parameters (m,) of m lists that stand one after another in numbers (n,), each n > 0."""
+    sizes = np.diff(starts, append=values.size)
+    guesses = np.frexp(np.add.reduceat(values, starts) // sizes)[1]
+    choices = np.clip(np.arange(-2, 2)[:, None] + guesses, 0, MOST_PARAMETER)
+    bits = [np.add.reduceat(values >> np.repeat(each, sizes), starts) + each * sizes for each in choices]
+    best: Numbers = np.take_along_axis(choices, np.argmin(bits, axis=0)[None], axis=0)[0].astype(np.int64)
+    return best
+
+
+def _bits_of(values: npt.NDArray[Any]) -> Bits:
+    """Return the bits of values (n,) below 2**32, the highest first (n, 32)."""
+    return np.unpackbits(values.astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
+
+
+def _values_of(bits: Bits) -> Numbers:
+    return np.packbits(bits, axis=1).view(">u4").reshape(-1).astype(np.int64)
+
+
+def _last(widths: Numbers) -> npt.NDArray[np.bool_]:
+    """Return which of 32 bits are the last `width` ones, for each width (n, 32)."""
+    return np.arange(_WORD_BITS) >= _WORD_BITS - widths[:, None]
 
 
 def _coded_bits(values: Numbers, parameter: int) -> int:

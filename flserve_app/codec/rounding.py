@@ -209,5 +209,7 @@ def _threshold(moves: Moves, share: float, levels: int) -> float:
     wanted = min(max(1, round(share * sizes.size)), max(sizes.size, 1))
     if moving.size > wanted:
         return float(np.partition(moving, moving.size - wanted)[moving.size - wanted])
-    # All that changes is kept: the step must not be so small that the largest would not reach.
-    return max(float(moving.min()), float(moving.max()) / levels / 2) if moving.size else 0.0
+    if not moving.size:
+        return 0.0
+    # All that changes is to be kept, but steps must not be so small that the largest change is out of reach.
+    return float(moving.min()) if levels == 1 else max(float(moving.min()), float(moving.max()) / levels)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import decode, encode, encode_parts
+from flserve_app.codec import CODECS, decode, encode, encode_parts, encode_rounded, round_to
 from tests.codec.examples import trained
 
 MIB = 1 << 20
@@ -59,3 +59,15 @@ def test_parts_need_no_whole_payload(pair, codec):
 def test_parts_make_the_payload(pair):
     base, target = pair
     assert b"".join(encode_parts(target, base)) == encode(target, base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["grid", "topk"])
+def test_rounding_takes_a_model_and_a_few_buffers(pair, codec):
+    base, target = pair
+    rounding = CODECS[codec].rounding
+    rounded = round_to(target, base, rounding)
+    payload = encode_rounded(rounded, base, codec)
+    assert most_besides(lambda: round_to(target, base, rounding).artifact) < 2 * CONSTANT
+    assert most_besides(lambda: encode_rounded(rounded, base, codec)) < 2 * CONSTANT
+    assert most_besides(lambda: decode(payload, base)) < 2 * CONSTANT

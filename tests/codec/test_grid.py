@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.random import RandomState
+
+from flserve_app.artifact import DTYPES, Artifact
+from flserve_app.codec import Rounded, decode, encode_rounded, inspect
+from flserve_app.codec.floats import floats_of, moved, steps_between, words_of_floats
+from flserve_app.codec.grid import CHUNK_WORDS, GRID_DELTA
+from flserve_app.errors import CodecError
+from tests.codec.examples import bits
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+SPECIAL = (0.0, -0.0, 1e-45, -1e-40, np.inf, -np.inf, np.nan, 3e38, 1.0, 6e-8, 65504.0)
+
+
+def words(dtype: str, seed: int, size: int):
+    """Words of special and ordinary values, of NaNs with payloads, and of any bits."""
+    random = RandomState(seed)
+    kinds = random.randint(0, 3, size)
+    noise = bits(dtype, (size,), random.bytes(size * DTYPES[dtype].word.itemsize)).view(DTYPES[dtype].word)
+    with np.errstate(all="ignore"):
+        special = words_of_floats(random.choice(np.array(SPECIAL, "f8"), size).astype(kind_of(dtype)), DTYPES[dtype])
+    usual = words_of_floats(random.normal(0, 0.1, size).astype(kind_of(dtype)), DTYPES[dtype])
+    return np.choose(kinds, [noise, special, usual]).astype(DTYPES[dtype].word)
+
+
+def kind_of(dtype: str) -> str:
+    return "f8" if dtype == "float64" else "f4"
+
+
+@given(st.sampled_from(FLOATS), st.integers(0, 10**6), st.integers(-100, 100), st.sampled_from([0, 16, 24]))
+def test_any_target_comes_back_from_any_base(dtype, seed, exponent, row):
+    base, target = words(dtype, seed, 96), words(dtype, seed + 1, 96)
+    random = RandomState(seed)
+    kept = random.random_sample(96) < random.choice([0.0, 0.5, 0.95])
+    target[kept] = base[kept]
+    assert unpacked(dtype, exponent, row, base, target) == target.tobytes()
+
+
+@given(st.sampled_from(FLOATS), st.integers(0, 10**6), st.integers(-12, -4), st.sampled_from([0, 16, 24]))
+def test_steps_leave_all_else_as_it_is(dtype, seed, exponent, row):
+    base = words(dtype, seed, 96)
+    random = RandomState(seed)
+    steps = random.randint(-3, 4, 96) * np.isfinite(floats_of(base, DTYPES[dtype])) * random.randint(0, 2, 96)
+    target = base.copy()
+    target[steps != 0] = moved(base[steps != 0], steps[steps != 0], exponent, DTYPES[dtype])
+    assert unpacked(dtype, exponent, row, base, target) == target.tobytes()
+
+
+def unpacked(dtype, exponent, row, base, target) -> bytes:
+    layout = GRID_DELTA.layout(DTYPES[dtype], exponent, row=row, words=base.size)
+    layout = GRID_DELTA.open(memoryview(layout.side), DTYPES[dtype], base.size)
+    span, out = slice(0, base.size), np.empty_like(base)
+    body = layout.pack(target, base, span)
+    if len(body) == out.nbytes:
+        return body
+    layout.unpack(memoryview(body), base, span, out)
+    return out.tobytes()
+
+
+@pytest.mark.parametrize(("step", "found"), [(3, 3), (-1, -1), (2**24 - 1, 2**24 - 1)])
+def test_steps_are_found_again(step, found):
+    dtype, base = DTYPES["float32"], np.array([0.0], "<f4").view("<u4")
+    target = moved(base, np.array([step]), -9, dtype)
+    assert steps_between(base, target, -9, dtype).tolist() == [found]
+
+
+def test_what_is_off_the_grid_is_not_taken_for_steps():
+    dtype = DTYPES["float32"]
+    base, target = (np.array([value], "<f4").view("<u4") for value in (1.0, 1.3))
+    assert steps_between(base, target, -3, dtype) is None
+    assert steps_between(base, np.array([1e30], "<f4").view("<u4"), -3, dtype) is None
+
+
+def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
+    old = RandomState(0).normal(0, 0.1, (520, 1024)).astype("f4")
+    new = old.copy()
+    new[3, 5] += 2.0**-6
+    new[519, 1000:1010] -= 2.0**-6
+    base, target = Artifact({"w": old}), Artifact({"w": new})
+    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
+    assert decode(payload, base) == target
+    assert len(payload) < 150
+    assert [tensor.op for tensor in inspect(payload).tensors] == ["grid-delta"]
+
+
+def test_a_chunk_off_its_grid_travels_as_it_is():
+    old = RandomState(0).normal(0, 0.1, CHUNK_WORDS + 1000).astype("f4")
+    new = old.copy()
+    new[0] *= 1.7
+    new[-1] += 2.0**-6
+    base, target = Artifact({"w": old}), Artifact({"w": new})
+    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
+    assert decode(payload, base) == target
+    assert 4 * CHUNK_WORDS < len(payload) < 4 * CHUNK_WORDS + 200
+
+
+@pytest.mark.parametrize(
+    ("side", "dtype", "message"),
+    [
+        (b"", "float32", "no side bytes"),
+        (bytes((201,)), "float32", "exponent -101"),
+        (bytes((202,)), "float32", "exponent 101"),
+        (b"\x01\x0f", "float32", "row length is 15"),
+        (b"\x01\x10\x00", "float32", "1 bytes too many"),
+        (b"\x01\x13", "float32", "64 words are no whole rows of 19"),
+        (b"\x01", "int32", "int32 words, expected floats"),
+    ],
+)
+def test_bad_side_bytes_are_refused(side, dtype, message):
+    with pytest.raises(CodecError, match=message):
+        GRID_DELTA.open(memoryview(side), DTYPES[dtype], 64)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"\x04\0", "form 4"),
+        (b"\x03\0", "form 3"),
+        (b"\x00\0", "pcodec"),
+        (b"\x02", "list ends"),
+        (b"\x02" + bytes(300), "of 256 bytes has a body of 301"),
+    ],
+)
+def test_bad_bodies_are_refused(body, message):
+    base = np.zeros(64, "<u4")
+    layout = GRID_DELTA.layout(DTYPES["float32"], -3, row=0, words=64)
+    with pytest.raises(CodecError, match=message):
+        layout.unpack(memoryview(body), base, slice(0, 64), np.empty_like(base))
+
+
+def test_a_base_is_needed():
+    layout = GRID_DELTA.layout(DTYPES["float32"], -3, row=0, words=4)
+    with pytest.raises(CodecError, match="needs a base"):
+        layout.pack(np.zeros(4, "<u4"), None, slice(0, 4))

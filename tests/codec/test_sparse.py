@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.random import RandomState
+
+from flserve_app.codec.crossing import is_uneven
+from flserve_app.codec.sparse import pack_crossed, pack_plain, unpack_sparse
+from flserve_app.errors import CodecError
+from tests.codec.mutations import mutations
+
+PACKS = {False: pack_plain, True: pack_crossed}
+
+
+def spotted(seed: int, rows: int, columns: int, share: float):
+    """Places and steps of a matrix of which some rows and columns change far more often than others."""
+    random = RandomState(seed)
+    often = 2.0 ** random.randint(-9, 1, (rows, 1)) * 2.0 ** random.randint(-9, 1, columns)
+    places = np.flatnonzero(random.random_sample((rows, columns)) < share * often / often.mean())
+    steps = random.randint(1, 4, places.size) * (random.randint(0, 2, rows) * 2 - 1)[places // columns]
+    return places, steps
+
+
+@st.composite
+def chunks(draw):
+    rows, columns = draw(st.sampled_from([(1, 1), (1, 700), (2, 16), (9, 40), (200, 17), (40, 40)]))
+    places, steps = spotted(draw(st.integers(0, 999)), rows, columns, draw(st.sampled_from([0.005, 0.1, 0.9])))
+    if not places.size:
+        places, steps = np.array([rows * columns - 1]), np.array([draw(st.integers(1, (1 << 24) - 1))])
+    return places, steps, rows, columns
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@given(chunk=chunks())
+def test_steps_come_back(crossed, chunk):
+    places, steps, rows, columns = chunk
+    found = unpack_sparse(memoryview(PACKS[crossed](*chunk)), rows, columns, crossed=crossed)
+    assert np.array_equal(found[0], places)
+    assert np.array_equal(found[1], steps)
+
+
+def test_rows_and_columns_that_change_often_save_bytes():
+    uneven = spotted(0, 128, 512, 0.01)
+    places = np.sort(RandomState(1).permutation(128 * 512)[: uneven[0].size])
+    assert is_uneven(uneven[0], 128, 512)
+    assert not is_uneven(places, 128, 512)
+    assert len(pack_crossed(*uneven, 128, 512)) < 0.9 * len(pack_plain(*uneven, 128, 512))
+
+
+def test_a_sign_that_prevails_in_a_row_is_told_once():
+    places, steps = spotted(0, 64, 256, 0.05)
+    mixed = steps * (RandomState(2).randint(0, 2, steps.size) * 2 - 1)
+    saved = len(pack_plain(places, mixed, 64, 256)) - len(pack_plain(places, steps, 64, 256))
+    assert saved > steps.size / 8 - 64 / 8 - 8
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_damaged_bodies_are_read_or_refused_and_never_out_of_bounds(crossed):
+    body = PACKS[crossed](*spotted(3, 12, 40, 0.05), 12, 40)
+    refused = 0
+    for _, damaged in mutations([body], 1500, seed=1):
+        try:
+            places, steps = unpack_sparse(memoryview(damaged), 12, 40, crossed=crossed)
+        except CodecError:
+            refused += 1
+        else:
+            assert places.size == steps.size
+            assert places.size == np.unique(places).size
+            assert places.min() >= 0
+            assert places.max() < 12 * 40
+            assert np.abs(steps).max() < 1 << 24
+    assert refused > 500
