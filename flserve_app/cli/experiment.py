@@ -53,12 +53,17 @@ def bench_big(
 
 @bench_app.command("round")
 def bench_round(
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of a turn.")] = 5,
-    turns: Annotated[int, typer.Option(min=1, help="Turns that plain and versioned take.")] = 3,
-    engine: Annotated[str, typer.Option(help="What the clients run in: simulation or inprocess.")] = "simulation",
+    rounds: Annotated[int | None, typer.Option(min=1, help="Counted rounds of a turn; 5, on a SuperLink 3.")] = None,
+    turns: Annotated[int | None, typer.Option(min=1, help="Turns that each side takes; 3, on a SuperLink 2.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="What the clients run in: simulation, inprocess or superlink.")
+    ] = "simulation",
     codec: Annotated[str, typer.Option(help="Codec of delivery and updates.")] = "lossless",
 ) -> None:
-    """Compare a round with versions to a round of plain Flower, on the same job, taking turns."""
+    """Compare a round with versions to a round of plain Flower, on the same job, taking turns.
+
+    With `--engine superlink` a SuperLink and four SuperNodes run on loopback for the time of the measurement.
+    """
     from flserve_app.experiments import bench_round as bench
 
     bench.show(bench.run(rounds=rounds, turns=turns, engine=engine, codec=codec))

@@ -1,95 +1,81 @@
 """`flserve bench round`: what versions cost or save a round, against plain Flower.
 
-Both sides run the same job with the same clients in the same simulation: Flower's FedAvg by itself, and the
-same FedAvg inside `VersionedStrategy`. They take turns, a few rounds each, and the medians of the round times
-are compared; the first round of a turn, in which clients see the model for the first time, is left out for
-both. What is compared is a whole round: sampling, delivery, training, the way back, aggregation.
+Both sides run the same job with the same clients in the same federation, taking turns (see `turns`), and the
+medians of the round times are compared. The federation is
+- Flower's simulation engine, where messages travel in memory: bytes cost nothing there, coding costs time;
+- this process (`inprocess`), for quick looks;
+- a SuperLink with SuperNodes on loopback that is started for it (`superlink`): messages travel in chunks over
+  HTTP, both sides poll, and every message has a process of its own.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 from rich.console import Console
 from rich.table import Table
 
-from flserve_app.client.records import to_record
 from flserve_app.compose.apps import make_client_app
-from flserve_app.compose.client_settings import KEY, ClientSettings
-from flserve_app.compose.parts import model_of, task_spec
-from flserve_app.config import AppConfig, load
+from flserve_app.errors import ConfigError, DeliveryError, NotFound
+from flserve_app.experiments.command import called, last_words
 from flserve_app.experiments.engine import federate
-from flserve_app.strategy import RoundRow, VersionedStrategy, count_nodes
-from flserve_app.task.models import initial_artifact
+from flserve_app.experiments.round_app import Measured, read_result, write_app
+from flserve_app.experiments.superlink import NAME, flower_command, own_deployment
+from flserve_app.experiments.turns import CLIENTS, JOBS, PHASES, RoundCost, take_turns
+from flserve_app.strategy import count_nodes
 
-PHASES = ("encode", "wait", "fetch", "train", "update", "decode", "publish")
-CLIENTS = 4
+ENGINES = {"simulation": (5, 3), "inprocess": (5, 3), "superlink": (3, 2)}
 WAIT_SECONDS = 120.0
-JOBS = {
-    "small": ("task=synthetic", "model=mlp", "train.epochs=1", "train.lr=0.01", "train.momentum=0.0"),
-    "50 MB": ("task=synthetic", "model=mlp", "model.arguments.hidden=290000", "train.epochs=1", "train.lr=0.01"),
-}
+ROUND_LIMIT_SECONDS = 60.0
+START_LIMIT_SECONDS = 300.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundCost:
-    """What a round of one job took.
-
-    Attributes:
-        job: Name of the job.
-        megabytes: Size of the model, 10**6 bytes.
-        plain_seconds: Rounds of Flower's FedAvg.
-        versioned_seconds: Rounds of the same with versions.
-        phases: Median seconds of each phase of a versioned round; `fetch`, `train` and `update` are the slowest
-            client's and part of `wait`.
-    """
-
-    job: str
-    megabytes: float
-    plain_seconds: tuple[float, ...]
-    versioned_seconds: tuple[float, ...]
-    phases: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def plain(self) -> float:
-        """Median seconds of a plain round."""
-        return median(self.plain_seconds)
-
-    @property
-    def versioned(self) -> float:
-        """Median seconds of a versioned round."""
-        return median(self.versioned_seconds)
-
-
-def run(*, rounds: int, turns: int, engine: str = "simulation", codec: str = "lossless") -> list[RoundCost]:
-    """Measure every job.
+def run(
+    *,
+    engine: str,
+    rounds: int | None = None,
+    turns: int | None = None,
+    codec: str = "lossless",
+    jobs: Sequence[str] = (),
+) -> Measured:
+    """Measure jobs.
 
     Args:
-        rounds: Counted rounds of a turn; one more comes before them.
-        turns: How often plain and versioned take turns.
-        engine: What the clients run in.
+        engine: What the clients run in, a key of `ENGINES`.
+        rounds: Counted rounds of a turn, one more comes before them; None for what suits the engine.
+        turns: How often plain and versioned take turns; None for what suits the engine.
         codec: Delivery codec and uplink codec.
+        jobs: Keys of `JOBS`; none for all.
+
+    Raises:
+        ConfigError: If the engine or a job is unknown.
+        DeliveryError: If the SuperLink does not start, or the run on it fails.
     """
-    return [_measure(name, overrides, rounds, turns, engine, codec) for name, overrides in JOBS.items()]
+    if engine not in ENGINES:
+        raise ConfigError(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
+    jobs = tuple(jobs) or tuple(JOBS)
+    if unknown := [job for job in jobs if job not in JOBS]:
+        raise ConfigError(f"job {unknown[0]!r} is unknown; known: {', '.join(JOBS)}")
+    usual_rounds, usual_turns = ENGINES[engine]
+    rounds, turns = rounds or usual_rounds, turns or usual_turns
+    if engine == "superlink":
+        return _on_superlink(jobs, rounds, turns, codec)
+    costs = tuple(_in_engine(engine, job, rounds, turns, codec) for job in jobs)
+    return Measured(floor_seconds=(), costs=costs)
 
 
-def show(costs: Sequence[RoundCost]) -> None:
-    """Print the comparison and where a versioned round's time goes."""
+def show(measured: Measured) -> None:
+    """Print the comparison, where a versioned round's time goes, and Flower's floor if it was measured."""
     table = _table(
         f"A round of {CLIENTS} clients, medians",
         ("model", "MB", "rounds", "plain s", "flserve s", "more ms", "ratio"),
     )
     phases = _table("Where a round with versions spends its time, s", ("model", *PHASES))
-    for cost in costs:
+    for cost in measured.costs:
         table.add_row(
             cost.job,
             f"{cost.megabytes:.2f}",
@@ -100,7 +86,11 @@ def show(costs: Sequence[RoundCost]) -> None:
             f"{cost.versioned / cost.plain:.2f}",
         )
         phases.add_row(cost.job, *(f"{cost.phases[phase]:.3f}" for phase in PHASES))
-    Console().print(table, phases)
+    console = Console()
+    console.print(table, phases)
+    if measured.floor_seconds:
+        floor = f"{median(measured.floor_seconds):.3f} s (median of {len(measured.floor_seconds)})"
+        console.print(f"Flower's floor, a round of queries that do nothing: {floor}", soft_wrap=True)
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
@@ -110,73 +100,27 @@ def _table(title: str, heads: Sequence[str]) -> Table:
     return table
 
 
-def _measure(name: str, overrides: Sequence[str], rounds: int, turns: int, engine: str, codec: str) -> RoundCost:
-    app = load([*overrides, f"num_clients={CLIENTS}", f"codec={codec}", f"uplink={codec}"]).app
-    plain: list[float] = []
-    versioned: list[float] = []
-    rows: list[RoundRow] = []
-    initial = initial_artifact(model_of(app).build(task_spec(app, CLIENTS)))
+def _in_engine(engine: str, job: str, rounds: int, turns: int, codec: str) -> RoundCost:
+    costs: list[RoundCost] = []
 
     def serve(grid: Grid) -> None:
         count_nodes(grid, WAIT_SECONDS)
-        for _ in range(turns):
-            plain.extend(_plain(grid, app, to_record(initial), rounds))
-            found = _versioned(grid, app, to_record(initial), rounds)
-            rows.extend(found)
-            versioned.extend(row.seconds for row in found)
+        costs.append(take_turns(grid, job, rounds=rounds, turns=turns, codec=codec))
 
     federate(engine, serve, make_client_app(), CLIENTS)
-    phases = {phase: median(getattr(row, f"{phase}_seconds") for row in rows) for phase in PHASES}
-    return RoundCost(
-        job=name,
-        megabytes=initial.nbytes / 1e6,
-        plain_seconds=tuple(plain),
-        versioned_seconds=tuple(versioned),
-        phases=phases,
-    )
+    return costs[0]
 
 
-def _plain(grid: Grid, app: AppConfig, initial: ArrayRecord, rounds: int) -> list[float]:
-    """Return the seconds of plain rounds, without the first; a round ends when the next could begin."""
-    ends: list[float] = []
-
-    def note(_: int, __: ArrayRecord) -> MetricRecord | None:
-        ends.append(time.perf_counter())
-        return None
-
-    _everyone().start(
-        grid, initial, num_rounds=rounds + 1, timeout=app.timeout, train_config=_told(app), evaluate_fn=note
-    )
-    return [after - before for before, after in pairwise(ends[1:])]
-
-
-def _versioned(grid: Grid, app: AppConfig, initial: ArrayRecord, rounds: int) -> list[RoundRow]:
-    rows: list[RoundRow] = []
-    with tempfile.TemporaryDirectory(prefix="flserve-bench-") as folder:
-        strategy = VersionedStrategy(
-            _everyone(),
-            store=Path(folder) / "store",
-            codec=app.codec.name,
-            uplink=app.uplink.name,
-            num_clients=CLIENTS,
-            observer=rows.append,
-        )
-        with strategy.registry:
-            strategy.start(grid, initial, num_rounds=rounds + 1, timeout=app.timeout, train_config=_told(app))
-    return rows[2:]
-
-
-def _everyone() -> FedAvg:
-    return FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
-
-
-def _told(app: AppConfig) -> ConfigRecord:
-    settings = ClientSettings(
-        spec=task_spec(app, CLIENTS),
-        model=model_of(app),
-        epochs=app.train.epochs,
-        batch_size=app.train.batch_size,
-        lr=app.train.lr,
-        momentum=app.train.momentum,
-    )
-    return ConfigRecord({KEY: settings.to_json()})
+def _on_superlink(jobs: Sequence[str], rounds: int, turns: int, codec: str) -> Measured:
+    limit = START_LIMIT_SECONDS + ROUND_LIMIT_SECONDS * 2 * len(jobs) * turns * (rounds + 1)
+    # Flower's processes may still write there while they end.
+    with tempfile.TemporaryDirectory(prefix="flserve-bench-", ignore_cleanup_errors=True) as folder:
+        app = Path(folder) / "app"
+        write_app(app, jobs=jobs, rounds=rounds, turns=turns, codec=codec)
+        command = [flower_command("flwr"), "run", str(app), NAME, "--stream"]
+        with own_deployment(Path(folder), CLIENTS) as environment:
+            lines = called(command, cwd=folder, environment=environment, limit_seconds=limit)
+        try:
+            return read_result(app)
+        except NotFound as error:
+            raise DeliveryError(f"the run on the SuperLink failed: {last_words(lines)}") from error
