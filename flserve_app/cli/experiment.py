@@ -53,7 +53,7 @@ def bench_big(
 
 @bench_app.command("round")
 def bench_round(
-    rounds: Annotated[int | None, typer.Option(min=1, help="Counted rounds of a turn; 5, on a SuperLink 3.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Counted rounds of a turn; 5, on a SuperLink 2.")] = None,
     turns: Annotated[int | None, typer.Option(min=1, help="Turns that each side takes; 3, on a SuperLink 2.")] = None,
     engine: Annotated[
         str, typer.Option(help="What the clients run in: simulation, inprocess or superlink.")
