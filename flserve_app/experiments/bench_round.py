@@ -28,6 +28,7 @@ from flserve_app.experiments.superlink import NAME, flower_command, own_deployme
 from flserve_app.experiments.turns import CLIENTS, JOBS, PHASES, RoundCost, take_turns
 from flserve_app.strategy import count_nodes
 
+# Counted rounds of a turn, and turns: a few minutes each, at most.
 ENGINES = {"simulation": (5, 3), "inprocess": (5, 3), "superlink": (2, 2)}
 WAIT_SECONDS = 120.0
 ROUND_LIMIT_SECONDS = 60.0
