@@ -9,14 +9,11 @@ little: Flower streams them in batches, seconds late. Imports are timed in proce
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +22,13 @@ from rich.table import Table
 
 from flserve_app.compose.folder import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import DeliveryError, NotFound
+from flserve_app.experiments.command import Lines, called, last_words
 from flserve_app.experiments.superlink import NAME, flower_command, own_superlink
 
 JOB = ("experiment=tutorial", "num_clients=2", "strategy.clients_per_round=2", "num_rounds=3")
 IMPORTS = "import os, flserve_app.experiments.run; os._exit(0)"
-LIMIT_SECONDS = 300.0
 _SUBMITTED = "Successfully started run"
 _SYNC = re.compile(r"uv sync took ([0-9.]+) seconds")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-Lines = Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +77,7 @@ def run(project: Path | None) -> list[Profile]:
     """
     if project is not None and not (project / "pyproject.toml").is_file():
         raise NotFound(f"there is no pyproject.toml in {project}: name flserve's own folder with --project")
-    calls = [_called([sys.executable, "-c", IMPORTS]) for _ in range(2)]  # the first may find cold files
+    calls = [called([sys.executable, "-c", IMPORTS]) for _ in range(2)]  # the first may find cold files
     imports = min(lines[-1][0] - lines[0][0] for lines in calls)
     profiles = [_flserve(engine, imports) for engine in ("inprocess", "simulation")]
     return profiles if project is None else [*profiles, _flwr(project)]
@@ -143,7 +137,7 @@ def split_flwr(trace: Trace, began: float, lines: Lines) -> dict[str, float]:
     """
     submitted = next((when for when, line in lines if _SUBMITTED in line), None)
     if submitted is None:
-        raise DeliveryError(f"flwr run did not submit the run: {_last(lines)}")
+        raise DeliveryError(f"flwr run did not submit the run: {last_words(lines)}")
     found = (_SYNC.search(line) for _, line in lines)
     sync = next((float(match[1]) for match in found if match), 0.0)
     return {
@@ -160,7 +154,7 @@ def _flserve(engine: str, imports: float) -> Profile:
     with tempfile.TemporaryDirectory(prefix="flserve-bench-") as folder:
         target = Path(folder) / "run"
         command = [sys.executable, "-c", "from flserve_app.cli import main; main()", "run", *JOB]
-        lines = _called([*command, f"engine={engine}", f"hydra.run.dir={target}"], cwd=folder)
+        lines = called([*command, f"engine={engine}", f"hydra.run.dir={target}"], cwd=folder)
         phases = split_flserve(read_trace(target), lines[0][0], lines[-1][0], imports)
     return Profile(name=f"flserve run engine={engine}", seconds=sum(phases.values()), phases=phases)
 
@@ -172,33 +166,9 @@ def _flwr(project: Path) -> Profile:
         command = [flower_command("flwr"), "run", str(project), NAME, "--stream", "--run-config", config]
         began = time.time()
         with own_superlink(Path(folder)) as environment:
-            lines = _called(command, cwd=folder, environment=environment)
+            lines = called(command, cwd=folder, environment=environment)
         try:
             phases = split_flwr(read_trace(Path(folder) / "run"), began, lines)
         except NotFound as error:
-            raise DeliveryError(f"flwr run failed: {_last(lines)}") from error
+            raise DeliveryError(f"flwr run failed: {last_words(lines)}") from error
     return Profile(name="flwr run", seconds=sum(phases.values()), phases=phases)
-
-
-def _called(command: Sequence[str], cwd: str | None = None, environment: Mapping[str, str] = os.environ) -> Lines:
-    """Run a command; return what it printed and when, between an empty line at its start and one at its end."""
-    started = time.time()
-    with subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        limit = threading.Timer(LIMIT_SECONDS, process.kill)
-        limit.start()
-        try:
-            lines = [(time.time(), line.rstrip("\n")) for line in process.stdout or ()]
-        finally:
-            limit.cancel()
-        process.wait()
-    lines = [(started, ""), *lines, (time.time(), "")]
-    if process.returncode != 0:
-        raise DeliveryError(f"{' '.join(command[:3])} failed: {_last(lines)}")
-    return lines
-
-
-def _last(lines: Iterable[tuple[float, str]]) -> str:
-    said = [text for _, line in lines if (text := _COLOUR.sub("", line).strip())]
-    return said[-1][-300:] if said else "it said nothing"
