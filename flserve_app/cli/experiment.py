@@ -40,6 +40,24 @@ def bench_codec(
     bench.show(bench.run(rounds=rounds, seed=seed, repeats=repeats, task=task))
 
 
+@bench_app.command("lossy")
+def bench_lossy(
+    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds that come before the measured one.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 42,
+    repeats: Annotated[int, typer.Option(min=1, help="Timings; the fastest is shown.")] = 5,
+    task: Annotated[str, typer.Option(help="Images to train on: digits, or mnist5k (extra: mnist).")] = "digits",
+    width: Annotated[int, typer.Option(min=1, help="Width of the CNN.")] = 16,
+    megabytes: Annotated[int, typer.Option(min=4, help="Size of the model that is timed, 10**6 bytes.")] = 100,
+) -> None:
+    """Show what rounding codecs make of an update, against its entropy, and how fast they are."""
+    from flserve_app.experiments import bench_lossy as bench
+
+    bench.show(
+        bench.sizes(rounds=rounds, seed=seed, task=task, width=width),
+        bench.speeds(megabytes=megabytes, repeats=repeats),
+    )
+
+
 @bench_app.command("big")
 def bench_big(
     gigabytes: Annotated[float, typer.Option(min=0.01, help="Size of the model, 2**30 bytes.")] = 1.0,

@@ -44,13 +44,14 @@ class Checkpoints:
     target: Artifact
 
 
-def federated_checkpoints(*, rounds: int, seed: int, task: str = "digits") -> Checkpoints:
+def federated_checkpoints(*, rounds: int, seed: int, task: str = "digits", width: int | None = None) -> Checkpoints:
     """Return the global models (float32) after `rounds` rounds and after one more.
 
     Args:
         rounds: Federated rounds before the last.
         seed: Of the data, the initial weights and the training.
         task: Name of the images, in `WIDTHS`.
+        width: Channels of the CNN's first layer; None for the task's of `WIDTHS`.
 
     Raises:
         TaskError: If they are others.
@@ -60,7 +61,8 @@ def federated_checkpoints(*, rounds: int, seed: int, task: str = "digits") -> Ch
         raise TaskError(f"no checkpoints of task {task!r}; there are: {', '.join(WIDTHS)}")
     spec = TaskSpec(name=task, seed=seed, num_clients=_CLIENTS, scheme="dirichlet", alpha=0.5)
     data = task_data(spec)
-    module = build_model("cnn", input_shape=data.input_shape, classes=len(data.classes), seed=seed, width=WIDTHS[task])
+    channels = WIDTHS[task] if width is None else width
+    module = build_model("cnn", input_shape=data.input_shape, classes=len(data.classes), seed=seed, width=channels)
     base = target = to_artifact(module)
     with _one_thread():
         for number in range(rounds + 1):
