@@ -24,6 +24,9 @@ from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.reference import Reference
 from flserve_app.client.wire import Answer, Delivery, payload_array, put_answer
 from flserve_app.codec import decode, encode, inspect
+from flserve_app.codec.feedback import Feedback
+from flserve_app.codec.lossy import send
+from flserve_app.codec.rounding import Rounding
 from flserve_app.errors import ArtifactError, CodecError, DeliveryError, FlserveError
 
 
@@ -139,6 +142,15 @@ def _update(content: RecordDict, fetched: Fetched) -> tuple[bytes | None, str]:
     key, record = next(iter(records.items()))
     try:
         trained = to_artifact(record, like=fetched.artifact)
-        return encode(trained, fetched.artifact, fetched.delivery.uplink), key
+        return _encoded(trained, fetched), key
     except (ArtifactError, CodecError):
         return None, ""
+
+
+def _encoded(trained: Artifact, fetched: Fetched) -> bytes:
+    """Return the payload of an update, rounded if the server asks for it."""
+    delivery = fetched.delivery
+    if not delivery.rounding:
+        return encode(trained, fetched.artifact, delivery.uplink)
+    rounding = Rounding.from_json(delivery.rounding)
+    return send(trained, fetched.artifact, rounding, Feedback(decay=0.0), None).payload

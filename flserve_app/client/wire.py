@@ -57,7 +57,8 @@ class Delivery:
         version: Number of the version to hold; -1 if it is not a published one.
         target: Hex digest of its artifact.
         arrays: Key under which the app's handler expects the ArrayRecord.
-        uplink: Codec name for the update that comes back.
+        uplink: Codec name for the update that comes back; an exact one.
+        rounding: JSON of how the update is rounded before it is encoded; empty if it is not.
         payloads: What leads to the target, each relative to what the one before leads to; none if the client
             holds it already.
         recipe: JSON of a recipe to start from; empty if there is none.
@@ -73,6 +74,7 @@ class Delivery:
     payloads: tuple[Array, ...] = ()
     recipe: str = ""
     base: str = ""
+    rounding: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +127,10 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "uplink": delivery.uplink,
         "recipe": delivery.recipe,
         "base": bytes.fromhex(delivery.base),
+        "rounding": delivery.rounding,
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    for added in ("recipe", "base"):
+    for added in ("recipe", "base", "rounding"):
         if not record[added]:
             del record[added]
     _put(content, record, delivery.payloads)
@@ -155,6 +158,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         payloads=payloads,
         recipe=read_text(record, "recipe"),
         base=read_digest(record, "base"),
+        rounding=read_text(record, "rounding"),
     )
 
 

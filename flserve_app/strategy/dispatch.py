@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
+from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
@@ -34,14 +35,18 @@ class Dispatch:
         publisher: Where plans and payloads come from.
         ledger: Where bytes and seconds are counted.
         roster: Knows the clients.
-        uplink: Codec name for the clients' updates.
+        uplink: Codec name for the clients' updates, an exact one.
+        rounds: How they are rounded before; None if they are not.
     """
 
-    def __init__(self, publisher: Publisher, ledger: Ledger, roster: Roster, uplink: str) -> None:
+    def __init__(
+        self, publisher: Publisher, ledger: Ledger, roster: Roster, uplink: str, rounds: Lossy | None = None
+    ) -> None:
         self._publisher = publisher
         self._ledger = ledger
         self._roster = roster
         self._uplink = uplink
+        self._rounds = rounds
 
     def parcel(self, message: Message) -> Parcel:
         """Return a strategy's message with what it delivers."""
@@ -98,7 +103,13 @@ class Dispatch:
             uplink=self._uplink,
             payloads=arrays,
             recipe=recipe,
+            rounding=self._rounding(parcel),
         )
+
+    def _rounding(self, parcel: Parcel) -> str:
+        if self._rounds is None or parcel.message_type.split(".")[0] != "train":
+            return ""
+        return self._rounds.at(self._roster.server_round).to_json()
 
 
 def _npy_bytes(record: ArrayRecord) -> int:

@@ -24,6 +24,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import RECIPE, Fleet
 from flserve_app.strategy.dispatch import Dispatch, Shared
@@ -46,7 +47,8 @@ class VersionedGrid(Grid):
         grid: The Grid that carries the messages.
         publisher: Where versions and payloads come from.
         ledger: Where bytes and seconds are counted.
-        uplink: Codec name for the clients' updates.
+        uplink: Codec name for the clients' updates, an exact one.
+        rounds: How they are rounded before; None if they are not.
         late: Rule for late replies: `drop` or `rebase`.
         staleness: Exponent of a late reply's weight.
         hello_seconds: The longest that greetings may take.
@@ -64,6 +66,7 @@ class VersionedGrid(Grid):
         ledger: Ledger,
         uplink: str,
         *,
+        rounds: Lossy | None = None,
         late: str = "drop",
         staleness: float = 0.5,
         hello_seconds: float = HELLO_SECONDS,
@@ -79,7 +82,7 @@ class VersionedGrid(Grid):
         self._intake = Intake(publisher, ledger)
         self._exchange = Exchange(grid, ledger)
         self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies, base)
-        self._dispatch = Dispatch(publisher, ledger, self._roster, uplink)
+        self._dispatch = Dispatch(publisher, ledger, self._roster, uplink, rounds)
         self._late = LateReplies(publisher, ledger, self._roster, rule=late, exponent=staleness)
 
     @property

@@ -171,6 +171,7 @@ class VersionedStrategy(Strategy):
             self._publisher,
             self._ledger,
             self._uplink,
+            rounds=self._rounds_up,
             late=self._late,
             staleness=self._staleness,
             hello_seconds=timeout,

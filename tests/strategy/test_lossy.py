@@ -138,6 +138,26 @@ def test_nothing_to_change_is_a_version_without_bytes(tmp_path):
     assert run.registry.versions("model")[2].stored == 0
 
 
+@pytest.mark.parametrize("uplink", ["grid", "topk"])
+def test_updates_are_rounded_as_the_server_says(tmp_path, uplink):
+    exact = federate(tmp_path / "exact", uplink="lossless-small")
+    run = federate(tmp_path / "s", uplink=CODECS[uplink])
+    assert run.total("failures") == 0
+    assert run.total("bytes_up") < 0.5 * exact.total("bytes_up")
+    # The published version is exact where only updates are rounded: every tensor moved by what was decoded.
+    first, second = (each.registry.load(each.registry.versions("model")[1]) for each in (run, exact))
+    assert not np.array_equal(first["fc.weight"], second["fc.weight"])
+    assert first["bn.num_batches_tracked"] == second["bn.num_batches_tracked"]
+
+
+def test_both_ways_two_runs_are_alike_and_a_resumed_one_too(tmp_path, codec):
+    settings = {"codec": codec, "uplink": codec}
+    one, other = (federate(tmp_path / name, **settings, inner=fedavg(4, 2), rounds=3) for name in "ab")
+    federate(tmp_path / "c", **settings, inner=fedavg(4, 2), rounds=2)
+    rest = federate(tmp_path / "c", **settings, inner=fedavg(4, 2), rounds=3, resume=True)
+    assert digests(one) == digests(other) == digests(rest)
+
+
 def test_settings_come_from_a_configuration():
     assert lossy_of("lossless", {}) is None
     found = lossy_of("topk", {"share": [0.02, 0.005, 40], "levels": 1, "decay": 0})
