@@ -27,6 +27,9 @@ of the same shape as well. An empty tensor is `raw` or `same`.
 Residual ops. Words and residuals are defined in `words`; side bytes in `grouping`; what is sorted how in
 `sorting`; byte planes and pcodec pages in `coders`; zstd frames in `frames`; chunks in `ops`.
 
+`grid-delta`. Side bytes and the forms of a body are in `grid`; what a step does to a value in `floats`; bodies of few
+changes in `sparse`, their places by row and column in `crossing`, numbers as bits in `rice`.
+
 A reader trusts nothing. In this order it checks: magic, version, checksum, header; the base's digest; the sizes
 of the structure against the declared size and the caller's bound; that all bodies are in their place and every
 chunk has one. Only then does it allocate the target: `size` bytes, of which the system maps what is

@@ -124,13 +124,13 @@ def show(found: Sequence[Size], timed: Sequence[Speed]) -> None:
     """Print both tables on stdout."""
     drawn = Table(title="One round of a CNN", title_justify="left")
     for head in ("setting", "bytes", "order-0 entropy", "moved", "fewer"):
-        drawn.add_column(head, justify="left" if head == "setting" else "right")
+        drawn.add_column(head, justify="left" if head == "setting" else "right", no_wrap=True)
     for row in found:
         columns = f"{row.nbytes}", f"{row.entropy:.0f}", f"{row.moved:.2%}", f"{row.full / row.nbytes:.0f}x"
         drawn.add_row(row.name, *columns)
     fast = Table(title=f"A synthetic model, {workers()} threads", title_justify="left")
     for head in ("setting", "of full", "encode MB/s", "decode MB/s", "CPU s/GB", "CPU s/GB"):
-        fast.add_column(head, justify="left" if head == "setting" else "right")
+        fast.add_column(head, justify="left" if head == "setting" else "right", no_wrap=True)
     for one in timed:
         rates = f"{one.encode_mb_s:.0f}", f"{one.decode_mb_s:.0f}", f"{one.encode_cpu:.2f}", f"{one.decode_cpu:.2f}"
         fast.add_row(one.name, f"{one.fraction:.5f}", *rates)
@@ -187,10 +187,12 @@ def _entropy(steps: np.ndarray) -> float:
 
 def _normal(seed: int, scale: float) -> np.ndarray:
     random = np.random.Generator(np.random.SFC64(seed))
-    return random.standard_normal((_SIDE, _SIDE), dtype=np.float32) * np.float32(scale)
+    values: np.ndarray = random.standard_normal((_SIDE, _SIDE), dtype=np.float32) * np.float32(scale)
+    return values
 
 
 def _scale(seed: int, kind: str) -> np.ndarray:
     random = np.random.Generator(np.random.SFC64(seed))
     octaves = random.integers(-5, 1, (_SIDE, 1)) + random.integers(-5, 1, _SIDE)
-    return np.exp2(octaves * (kind == "uneven")).astype(np.float32)
+    scales: np.ndarray = np.exp2(octaves * (kind == "uneven")).astype(np.float32)
+    return scales
