@@ -30,7 +30,7 @@ def test_secured_supernodes_keep_their_versions_over_restarts_and_runs(tmp_path)
         flower.start_node(1, 2, cache=tmp_path / "cache-1")
         flower.run("--run-config", f'overrides="{JOB} num_rounds=3 store={store} resume=true hydra.run.dir=second"')
         first, second = rows_of(flower.folder / "first"), rows_of(flower.folder / "second")
-    assert [row["plans"] for row in first] == [{}, {"full": 2}, {"delta": 2}]
+    assert [row["plans"] for row in first] == [{}, {"recipe": 2}, {"delta": 2}]
     assert [row["round"] for row in second] == [2, 3]
     assert second[-1]["plans"] == {"delta": 2}
     assert second[-1]["version"] == 3

@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
 from flserve_app.client.wire import PAYLOAD, RECORD, payload_array
+from flserve_app.codec import inspect
 from flserve_app.registry import Registry
 from tests.apps import numpy_app
 from tests.fleet import FleetGrid
@@ -58,12 +59,14 @@ def test_a_client_that_missed_ten_dense_updates_gets_one_delta(tmp_path):
     assert run.strategy.cache_info().encodes == 1, "the direct one was made and measured"
 
 
-def test_a_client_of_an_older_release_is_never_sent_a_chain(tmp_path):
-    def old(message):
-        if message.has_content() and RECORD in message.content:
-            message.content[RECORD].pop("takes", None)
-        return message
+def old(message):
+    """Answer as a release that knew no chains."""
+    if message.has_content() and RECORD in message.content:
+        message.content[RECORD].pop("takes", None)
+    return message
 
+
+def test_a_client_of_an_older_release_is_never_sent_a_chain(tmp_path):
     grid = sparse_fleet(up=[old])
     run = away(tmp_path, 8, grid, initial=sparse.initial())
     assert run.rows[-1].plans == {"delta": 4}
@@ -169,3 +172,33 @@ def test_whoever_misses_rounds_at_random_ends_where_the_server_is(tmp_path):
         plain = federate(tmp_path / "f", codec="full", grid=sparse_fleet(size=8), inner=fedavg(8, 2), **options)
         assert plain.digest == run.digest
         assert run.total("bytes_down") * 8 < plain.total("bytes_down")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["grid", "topk"])
+def test_rounded_versions_reach_whoever_misses_rounds_at_random(tmp_path, codec):
+    """As above under a lossy codec, over keyframes: chains stand beside them."""
+    grid, draw = FleetGrid(app=numpy_app(), size=8), random.Random(4)
+
+    def forget(row):
+        if draw.random() < 0.05:
+            grid.forget(draw.randrange(8))
+
+    options = {"initial": sparse.initial(), "rounds": 200, "on_row": forget, "codec": codec}
+    run = federate(tmp_path / "s", grid=grid, inner=fedavg(8, 2), **options)
+    versions = run.registry.versions("model")
+    assert len(versions) == 201
+    assert run.total("failures") == 0
+    for client in run.strategy._grid.fleet.clients.values():
+        assert client.held[0] == versions[client.version].digest
+    plans = run.plans()
+    assert plans["chain"] > 100
+    assert plans["resend"] < 30
+    assert run.total("bytes_down") < run.total("bytes_down_full") / 8
+
+
+def test_a_client_of_an_older_release_gets_rounded_versions_by_a_codec_it_knows(tmp_path):
+    run = federate(tmp_path / "s", grid=FleetGrid(app=numpy_app(), size=2, up=[old]), codec="topk", rounds=3)
+    assert run.total("failures") == run.plans().get("resend", 0) == 0
+    sent = [item.payload for item in run.grid.log if item.way == "down" and item.payload is not None]
+    assert {inspect(payload).codec for payload in sent} == {"lossless-small"}
