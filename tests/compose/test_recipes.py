@@ -91,6 +91,7 @@ def test_whoever_builds_otherwise_is_sent_the_model_in_the_same_round(tmp_path, 
     assert caplog.text.count("partition-1 is served again in full: payload leads to") == 1
 
 
+@pytest.mark.slow
 def test_an_app_with_the_mod_alone_says_that_it_cannot_build(tmp_path):
     app = ClientApp(mods=[versioned_mod])
     app.train()(train)
@@ -100,6 +101,7 @@ def test_an_app_with_the_mod_alone_says_that_it_cannot_build(tmp_path):
     assert sum(row.failures for row in rows) == 0
 
 
+@pytest.mark.slow
 def test_whoever_comes_late_builds_the_first_version_and_gets_what_came_after(tmp_path):
     rows, plain = [], []
     options = (LARGER, "strategy.clients_per_round=1", "seed=1")

@@ -75,6 +75,7 @@ def cached(tmp_path, run_id, *numbers):
     return grid
 
 
+@pytest.mark.slow
 def test_a_base_version_is_found_by_clients_that_never_fetched_it(tmp_path):
     first = federate(tmp_path / "s", grid=cached(tmp_path, 1, 0, 1), inner=fedavg(2, 2, 2), model_name="a", rounds=2)
     base, tuned = first.strategy.version, first.registry.load(first.digest)

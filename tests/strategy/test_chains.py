@@ -66,6 +66,7 @@ def old(message):
     return message
 
 
+@pytest.mark.slow
 def test_a_client_of_an_older_release_is_never_sent_a_chain(tmp_path):
     grid = sparse_fleet(up=[old])
     run = away(tmp_path, 8, grid, initial=sparse.initial())
@@ -132,6 +133,7 @@ def test_a_damaged_link_costs_a_full_in_the_same_round(tmp_path, undisturbed, na
     assert run.digest == undisturbed.digest
 
 
+@pytest.mark.slow
 def test_a_version_lost_in_the_middle_is_gone_around(tmp_path, undisturbed):
     grid = sparse_fleet()
 
