@@ -25,7 +25,7 @@ from flserve_app.experiments.command import called, last_words
 from flserve_app.experiments.engine import federate
 from flserve_app.experiments.round_app import Measured, read_result, write_app
 from flserve_app.experiments.superlink import NAME, flower_command, own_deployment
-from flserve_app.experiments.turns import CLIENTS, JOBS, PHASES, RoundCost, take_turns
+from flserve_app.experiments.turns import CLIENTS, JOBS, PHASES, RoundCost, compose, take_turns
 from flserve_app.strategy import count_nodes
 
 # Counted rounds of a turn, and turns: a few minutes each, at most.
@@ -53,14 +53,14 @@ def run(
         jobs: Keys of `JOBS`; none for all.
 
     Raises:
-        ConfigError: If the engine or a job is unknown.
+        ConfigError: If the engine, a job or the codec is unknown.
         DeliveryError: If the SuperLink does not start, or the run on it fails.
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine {engine!r} is unknown; known: {', '.join(ENGINES)}")
     jobs = tuple(jobs) or tuple(JOBS)
-    if unknown := [job for job in jobs if job not in JOBS]:
-        raise ConfigError(f"job {unknown[0]!r} is unknown; known: {', '.join(JOBS)}")
+    for job in jobs:
+        compose(job, codec)  # what is wrong is said before anything starts
     usual_rounds, usual_turns = ENGINES[engine]
     rounds, turns = rounds or usual_rounds, turns or usual_turns
     if engine == "superlink":

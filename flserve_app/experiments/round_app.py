@@ -2,7 +2,8 @@
 
 Its clients are flserve's own, with one query more that does nothing: a round of it is Flower's own floor, the
 polling and a process a message. Its server measures the floor, lets plain and versioned take turns at every job,
-and writes one JSON file, whole, when all is done. The app's two modules only name what is here or in `compose`,
+and writes one JSON file, whole, when all is done, or a file with the reason why not: what Flower's log ends with
+is no reason. The app's two modules only name what is here or in `compose`,
 so nothing but flserve itself has to be installed where they run.
 """
 
@@ -18,13 +19,14 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from flserve_app.errors import DeliveryError, NotFound
-from flserve_app.experiments.turns import CLIENTS, RoundCost, take_turns
+from flserve_app.errors import DeliveryError, FlserveError, NotFound
+from flserve_app.experiments.turns import CLIENTS, RoundCost, compose, take_turns
 from flserve_app.store import write_file
 
 FLOOR_QUERIES = 3
 WAIT_SECONDS = 120.0
 RESULT_FILE = "result.json"
+REASON_FILE = "reason.txt"
 _POLL_SECONDS = 0.2
 _PYPROJECT = """
 [project]
@@ -96,8 +98,11 @@ def read_result(folder: Path) -> Measured:
     """Read what the app left in its folder.
 
     Raises:
+        DeliveryError: If it said why it could not measure.
         NotFound: If it did not come to its end.
     """
+    if (reason := folder / REASON_FILE).is_file():
+        raise DeliveryError(f"the run on the SuperLink failed: {reason.read_text(encoding='utf-8')}")
     try:
         found = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -106,17 +111,32 @@ def read_result(folder: Path) -> Measured:
 
 
 def serve(grid: Grid, context: Context) -> None:
-    """Measure what the app's configuration names, and write it down."""
+    """Measure what the app's configuration names, and write it down.
+
+    Raises:
+        FlserveError: If it cannot be measured; the reason is written down, too.
+    """
     config: Any = context.run_config
     folder = Path(config["folder"])
+    try:
+        measured = _measure(grid, config, folder)
+    except FlserveError as error:
+        write_file(folder / REASON_FILE, str(error).encode())
+        raise
+    write_file(folder / RESULT_FILE, json.dumps(asdict(measured)).encode())
+
+
+def _measure(grid: Grid, config: Any, folder: Path) -> Measured:
+    jobs = config["jobs"].split(",")
+    for job in jobs:
+        compose(job, config["codec"])
     nodes = _wait_for_nodes(grid)
     floor = [_floor(grid, nodes) for _ in range(FLOOR_QUERIES + 1)][1:]  # the first fetches the app
     costs = tuple(
         take_turns(grid, job, rounds=config["rounds"], turns=config["turns"], codec=config["codec"], folder=folder)
-        for job in config["jobs"].split(",")
+        for job in jobs
     )
-    measured = Measured(floor_seconds=tuple(floor), costs=costs)
-    write_file(folder / RESULT_FILE, json.dumps(asdict(measured)).encode())
+    return Measured(floor_seconds=tuple(floor), costs=costs)
 
 
 def _wait_for_nodes(grid: Grid) -> list[int]:

@@ -22,6 +22,7 @@ from flserve_app.client.records import to_record
 from flserve_app.compose.client_settings import KEY, ClientSettings
 from flserve_app.compose.parts import model_of, task_spec
 from flserve_app.config import AppConfig, load
+from flserve_app.errors import ConfigError
 from flserve_app.strategy import RoundRow, VersionedStrategy
 from flserve_app.task.models import initial_artifact
 
@@ -63,6 +64,17 @@ class RoundCost:
         return median(self.versioned_seconds)
 
 
+def compose(job: str, codec: str) -> AppConfig:
+    """Return a job's configuration, with a codec both ways.
+
+    Raises:
+        ConfigError: If the job or the codec is unknown.
+    """
+    if job not in JOBS:
+        raise ConfigError(f"job {job!r} is unknown; known: {', '.join(JOBS)}")
+    return load([*JOBS[job], f"num_clients={CLIENTS}", f"codec={codec}", f"uplink={codec}"]).app
+
+
 def take_turns(grid: Grid, job: str, *, rounds: int, turns: int, codec: str, folder: Path | None = None) -> RoundCost:
     """Measure a job on a Grid whose `CLIENTS` nodes are there.
 
@@ -73,8 +85,11 @@ def take_turns(grid: Grid, job: str, *, rounds: int, turns: int, codec: str, fol
         turns: How often plain and versioned take turns.
         codec: Delivery codec and uplink codec.
         folder: Where the versions are kept for the time of a turn; None for the usual temporary place.
+
+    Raises:
+        ConfigError: If the job or the codec is unknown.
     """
-    app = load([*JOBS[job], f"num_clients={CLIENTS}", f"codec={codec}", f"uplink={codec}"]).app
+    app = compose(job, codec)
     initial = initial_artifact(model_of(app).build(task_spec(app, CLIENTS)))
     plain: list[float] = []
     rows: list[RoundRow] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flserve_app.errors import ConfigError, DeliveryError
-from flserve_app.experiments import bench_round
+from flserve_app.experiments import bench_round, turns
 from flserve_app.experiments.round_app import FLOOR_QUERIES, Measured
 from flserve_app.experiments.turns import PHASES, RoundCost
 
@@ -47,7 +47,11 @@ def test_without_a_floor_none_is_shown(capsys):
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [({"engine": "superlinks"}, "engine 'superlinks' is unknown"), ({"jobs": ("tiny",)}, "job 'tiny' is unknown")],
+    [
+        ({"engine": "superlinks"}, "engine 'superlinks' is unknown"),
+        ({"jobs": ("small", "tiny")}, "job 'tiny' is unknown"),
+        ({"codec": "nonsense"}, "nonsense"),
+    ],
 )
 def test_what_is_unknown_is_refused_before_anything_starts(asked, said):
     with pytest.raises(ConfigError, match=said):
@@ -79,9 +83,10 @@ def test_on_a_superlink_both_sides_are_measured_and_nothing_is_left():
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_on_a_superlink_is_an_error_with_its_reason():
-    with pytest.raises(DeliveryError, match=r"the run on the SuperLink failed: .*nonsense"):
-        bench_round.run(engine="superlink", rounds=1, turns=1, codec="nonsense", jobs=("small",))
+def test_a_run_that_fails_on_a_superlink_is_an_error_with_its_reason(monkeypatch):
+    monkeypatch.setitem(turns.JOBS, "odd", turns.JOBS["small"])  # in this process alone
+    with pytest.raises(DeliveryError, match=r"^the run on the SuperLink failed: job 'odd' is unknown"):
+        bench_round.run(engine="superlink", rounds=1, turns=1, jobs=("odd",))
     assert alive(tempfile.gettempdir()) == []
 
 

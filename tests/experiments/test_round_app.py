@@ -74,3 +74,5 @@ def test_a_floor_with_errors_in_it_is_none(project):
 
     with InProcessGrid(app, CLIENTS) as grid, pytest.raises(DeliveryError, match=r"4 answered: .*broken"):
         serve(grid, context_of(project))
+    with pytest.raises(DeliveryError, match=r"^the run on the SuperLink failed: 4 SuperNodes .*broken"):
+        read_result(project)
