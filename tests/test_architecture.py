@@ -84,3 +84,11 @@ def test_nothing_is_asserted_and_no_exception_is_swallowed_whole():
 
 def test_every_folder_of_the_package_is_a_package():
     assert all((path.parent / "__init__.py").is_file() for path in MODULES)
+
+
+@pytest.mark.slow
+def test_a_client_process_loads_no_catalog():
+    """On a SuperLink every message has a process of its own."""
+    loaded = "import sys, flserve_app.client_app; print('sqlalchemy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "False"

@@ -11,11 +11,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flserve_app.artifact import Artifact
 from flserve_app.errors import DeliveryError
-from flserve_app.store import Serving
+
+if TYPE_CHECKING:  # clients need no catalog: loading it takes longer than a small round
+    from flserve_app.store import Serving
 
 MOST_CHARACTERS = 4096
 MOST_ARGUMENTS = 32

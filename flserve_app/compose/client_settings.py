@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flserve_app.compose.parts import Model
+from flserve_app.compose.model import Model
 from flserve_app.errors import ConfigError
 from flserve_app.task import HubSource, TaskSpec
 

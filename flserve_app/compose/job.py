@@ -21,8 +21,9 @@ from flserve_app.client.records import to_record
 from flserve_app.compose.client_settings import KEY, ClientSettings
 from flserve_app.compose.codecs import check_codecs, codec_of, schedules_of
 from flserve_app.compose.folder import RunFolder
-from flserve_app.compose.parts import CentralEvaluation, model_of, open_store, serving_of, task_spec
+from flserve_app.compose.parts import CentralEvaluation, model_of, task_spec
 from flserve_app.compose.privacy import told as told_of_privacy
+from flserve_app.compose.stores import open_store, serving_of
 from flserve_app.compose.strategies import inner_strategy
 from flserve_app.compose.summary import summarise
 from flserve_app.config import AppConfig, Composed

@@ -5,50 +5,21 @@ Pure construction: nothing here runs a round. The strategy is made in `strategie
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, final
+from dataclasses import asdict
+from typing import final
 
 from flwr.app import ArrayRecord, MetricRecord
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_artifact
+from flserve_app.compose.model import Model
 from flserve_app.config import AppConfig
-from flserve_app.registry import Registry
-from flserve_app.store import Serving
 from flserve_app.task import HubSource, TaskSpec, task_data
-from flserve_app.task.models import build_model, initial_artifact, model_arguments, model_spec
+from flserve_app.task.models import initial_artifact, model_arguments
 from flserve_app.task.state import load_into
 from flserve_app.task.train import evaluate
 
 FEWEST_PARTITIONS = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A model kind with its arguments, ready to be built anywhere.
-
-    Attributes:
-        name: Model kind.
-        arguments: All its arguments.
-        seed: Seed of the initial weights.
-    """
-
-    name: str
-    arguments: dict[str, Any]
-    seed: int
-
-    def build(self, spec: TaskSpec) -> Any:
-        """Return the torch module for a task."""
-        task = task_data(spec)
-        return build_model(
-            self.name,
-            input_shape=task.input_shape,
-            classes=len(task.classes),
-            seed=self.seed,
-            input_dtype=task.input_dtype,
-            **self.arguments,
-        )
 
 
 def task_spec(config: AppConfig, num_clients: int | None) -> TaskSpec:
@@ -75,26 +46,6 @@ def model_of(config: AppConfig) -> Model:
         arguments=model_arguments(config.model.name, config.model.arguments),
         seed=config.seed,
     )
-
-
-def serving_of(model: Model, spec: TaskSpec) -> Serving:
-    """Return what it takes to serve a version of this model, and with its seed to build the first."""
-    task = task_data(spec)
-    described = model_spec(
-        model.name,
-        input_shape=task.input_shape,
-        classes=task.classes,
-        preprocessing=task.preprocessing,
-        **model.arguments,
-    )
-    return Serving(**described, seed=model.seed)
-
-
-def open_store(config: AppConfig, folder: Path) -> Registry:
-    """Open the run's own store inside its folder, or the shared one the configuration names."""
-    path = folder / "store" if config.store is None else Path(config.store).expanduser()
-    codec = config.codec.name if config.codec.name.startswith("lossless") else "lossless"
-    return Registry.open(path, keyframe_every=config.keyframe_every, codec=codec)
 
 
 @final

@@ -9,7 +9,8 @@ from flserve_app import client_app
 from flserve_app.client.records import to_record
 from flserve_app.compose.client import TaskClient
 from flserve_app.compose.client_settings import KEY, ClientSettings, read_settings
-from flserve_app.compose.parts import CentralEvaluation, Model
+from flserve_app.compose.model import Model
+from flserve_app.compose.parts import CentralEvaluation
 from flserve_app.errors import ConfigError, DeliveryError, FlserveError, NotFound, TaskError
 from flserve_app.registry import Registry
 from flserve_app.task import TaskSpec

@@ -85,6 +85,7 @@ def test_the_store_knows_the_run_and_what_serving_takes(done):
     assert len(last.serving.classes) == 3
 
 
+@pytest.mark.slow
 def test_training_learns_and_delivery_changes_nothing(tmp_path):
     options = ("task.n=100", "train.lr=0.5", "strategy.clients_per_round=2")
     full, lossless, small = (
@@ -160,6 +161,7 @@ def test_a_run_without_rounds_publishes_the_initial_model(tmp_path):
     assert summary["final_accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_a_batchnorm_model_runs_under_all_codecs(tmp_path):
     options = ("task=digits", "model=cnn", "model.arguments.width=2", "model.arguments.norm=true")
     with pytest.raises(ConfigError):

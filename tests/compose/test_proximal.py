@@ -9,7 +9,8 @@ from flwr.serverapp.strategy import FedProx
 from flserve_app.client.records import to_record
 from flserve_app.compose.client import PROXIMAL, TaskClient
 from flserve_app.compose.client_settings import KEY, ClientSettings, read_settings
-from flserve_app.compose.parts import CentralEvaluation, Model, task_spec
+from flserve_app.compose.model import Model
+from flserve_app.compose.parts import CentralEvaluation, task_spec
 from flserve_app.config import load
 from flserve_app.errors import ConfigError
 from flserve_app.task import HubSource, TaskSpec

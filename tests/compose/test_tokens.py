@@ -3,7 +3,8 @@ import numpy as np
 from flserve_app.client.records import to_record
 from flserve_app.compose.client import TaskClient
 from flserve_app.compose.client_settings import KEY, ClientSettings
-from flserve_app.compose.parts import CentralEvaluation, model_of, serving_of, task_spec
+from flserve_app.compose.parts import CentralEvaluation, model_of, task_spec
+from flserve_app.compose.stores import serving_of
 from flserve_app.config import load
 from tests.client.contexts import context
 

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_a_model_goes_all_the_way():
     phases = {phase.name: phase for phase in run(gigabytes=1 / 64, cap_gigabytes=4)}
     assert list(phases)[-1] == "a federated round"
@@ -19,6 +20,7 @@ def test_a_model_goes_all_the_way():
     assert phases["decode and verify v1"].nbytes == 16 * MIB
 
 
+@pytest.mark.slow
 def test_a_cap_that_is_too_low_is_an_error_with_its_reason():
     with pytest.raises(FlserveError, match=r"does not pass under 0\.25 GB: .*MemoryError"):
         run(gigabytes=0.125, cap_gigabytes=0.25)

@@ -24,6 +24,7 @@ COST = RoundCost(
 )
 
 
+@pytest.mark.slow
 def test_both_sides_are_measured_over_the_same_number_of_rounds():
     (cost,) = bench_round.run(engine="inprocess", rounds=2, turns=1, jobs=("small",)).costs
     assert len(cost.plain_seconds) == len(cost.versioned_seconds) == 2

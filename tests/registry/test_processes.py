@@ -38,6 +38,7 @@ def publisher(store: Path, seed: int, count: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_processes_publish_on_one_store_and_lose_nothing(place):
     seeds, count = range(3), 8
     running = [publisher(place / "store", seed, count) for seed in seeds]
@@ -54,6 +55,7 @@ def test_processes_publish_on_one_store_and_lose_nothing(place):
                 assert registry.load(artifact.digest) == artifact
 
 
+@pytest.mark.slow
 def test_processes_publish_while_another_collects(place):
     """Everything that is not kept goes at once, young blobs too; nobody notices but in what is kept."""
     seeds, count = range(2), 10

@@ -74,6 +74,7 @@ def test_a_run_that_is_resumed_adds_what_was_left_out(tmp_path, codec, stop):
     assert digests(rest) == digests(whole)
 
 
+@pytest.mark.slow
 def test_with_feedback_it_stays_near_the_exact_run_and_without_it_does_not(tmp_path):
     exact = federate(tmp_path / "exact", rounds=12)
     near, far = (
@@ -150,6 +151,7 @@ def test_updates_are_rounded_as_the_server_says(tmp_path, uplink):
     assert first["bn.num_batches_tracked"] == second["bn.num_batches_tracked"]
 
 
+@pytest.mark.slow
 def test_both_ways_two_runs_are_alike_and_a_resumed_one_too(tmp_path, codec):
     settings = {"codec": codec, "uplink": codec}
     one, other = (federate(tmp_path / name, **settings, inner=fedavg(4, 2), rounds=3) for name in "ab")

@@ -180,6 +180,7 @@ def test_a_bfloat16_run_resumes(tmp_path, half, reference):
     assert isinstance(half, Artifact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrapper", "ours", "theirs"),
     [

@@ -47,6 +47,7 @@ def test_two_rounds_and_two_more_are_four_bit_for_bit(tmp_path, name, inside):
     assert [row.digest for row in rest.rows] == [row.digest for row in whole.rows[2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATEFUL)
 def test_without_its_state_a_strategy_would_go_another_way(tmp_path, name):
     """The test above can fail: the state matters."""

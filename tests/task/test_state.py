@@ -24,6 +24,7 @@ def artifacts(draw):
     return Artifact({"tensor": array}, dtypes={"tensor": dtype.name})
 
 
+@pytest.mark.slow
 @given(artifacts())
 def test_torch_keeps_every_bit_both_ways(artifact):
     state = to_state_dict(artifact)

@@ -38,6 +38,7 @@ def test_training_repeats_bit_for_bit_and_the_seed_decides():
     assert trained(seed=6)[0] != trained()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "model", "lr", "most"),
     [("digits", "resnet", 0.05, 0.5), ("chars", "chartransformer", 0.05, 3.3)],

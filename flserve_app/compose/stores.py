@@ -1,0 +1,32 @@
+"""From a configuration to the store, and to what a version needs to be served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flserve_app.compose.model import Model
+from flserve_app.config import AppConfig
+from flserve_app.registry import Registry
+from flserve_app.store import Serving
+from flserve_app.task import TaskSpec, task_data
+from flserve_app.task.models import model_spec
+
+
+def serving_of(model: Model, spec: TaskSpec) -> Serving:
+    """Return what it takes to serve a version of this model, and with its seed to build the first."""
+    task = task_data(spec)
+    described = model_spec(
+        model.name,
+        input_shape=task.input_shape,
+        classes=task.classes,
+        preprocessing=task.preprocessing,
+        **model.arguments,
+    )
+    return Serving(**described, seed=model.seed)
+
+
+def open_store(config: AppConfig, folder: Path) -> Registry:
+    """Open the run's own store inside its folder, or the shared one the configuration names."""
+    path = folder / "store" if config.store is None else Path(config.store).expanduser()
+    codec = config.codec.name if config.codec.name.startswith("lossless") else "lossless"
+    return Registry.open(path, keyframe_every=config.keyframe_every, codec=codec)
