@@ -5,10 +5,13 @@ Both import Flower, torch and Hydra only when they are called.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flserve_app.cli.options import JsonOption, listed, numbers, to_json
 
 bench_app = typer.Typer(help="Measure flserve against its peers, on this machine.", no_args_is_help=True)
 
@@ -85,6 +88,38 @@ def bench_round(
     from flserve_app.experiments import bench_round as bench
 
     bench.show(bench.run(rounds=rounds, turns=turns, engine=engine, codec=codec))
+
+
+@bench_app.command("bytes")
+def bench_bytes(
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, the same for every run.")] = None,
+    settings: Annotated[str, typer.Option(help="Settings, with commas between; default: all.")] = "",
+    models: Annotated[str, typer.Option(help="Models: small, large or both; default: both.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, as 0,3 or 0-9; default: those a setting is meant to have.")] = "",
+    rounds: Annotated[int | None, typer.Option(min=1, help="Most rounds of a run; default: 40 or 60.")] = None,
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder of finished runs; started again, what is there is not run again.")
+    ] = Path("outputs/bench-bytes"),
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a PNG a model into the folder (extra: plot).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the bytes it takes to plain FedAvg's accuracy, paired by seed (extra: mnist)."""
+    from flserve_app.experiments import bench_bytes as bench
+
+    rows = bench.run(
+        folder,
+        settings=listed(settings),
+        models=listed(models),
+        seeds=numbers(seeds, "--seeds"),
+        rounds=rounds,
+        overrides=overrides or [],
+        draw=plot,
+        note=partial(typer.echo, err=True),
+    )
+    if as_json:
+        typer.echo(to_json(rows))
+    else:
+        bench.show(rows)
 
 
 @bench_app.command("startup")

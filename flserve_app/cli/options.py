@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flserve_app.errors import ConfigError
+
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Store or run folder; default: the newest below outputs/.")
 ]
@@ -20,6 +22,26 @@ VERSION_HELP = "latest, a label, v12, 12, or the start of a digest."
 def to_json(value: Any) -> str:
     """Return JSON for people and programs; what JSON has no number for is null."""
     return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def listed(text: str) -> list[str]:
+    """Return the names between the commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Return whole numbers of 0 or more, given as `0,3` or `0-9`, each once.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    found: list[int] = []
+    for part in listed(text):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or not (last if dash else first).isdecimal():
+            raise ConfigError(f"{option} is {text!r}, expected numbers as in 0,3 or 0-9")
+        found += range(int(first), int(last if dash else first) + 1)
+    return list(dict.fromkeys(found))
 
 
 def _finite(value: Any) -> Any:
