@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from flserve_app.compose.summary import readable_bytes
 from flserve_app.config import Composed, load
 from flserve_app.errors import ConfigError
 from flserve_app.experiments.byte_curve import MARGIN, Curve, compare, curve_of, summed_up
-from flserve_app.experiments.byte_settings import FEWEST_SEEDS, PLAIN, SETTINGS, SIZES
+from flserve_app.experiments.byte_settings import FEWEST_SEEDS, PLAIN, SETTINGS, Size, sizes_of
 from flserve_app.experiments.bytes_plot import check_plot, plot
 from flserve_app.experiments.eight_bit import run_eight_bit
 from flserve_app.experiments.engine import federate
@@ -41,7 +41,7 @@ class Job:
     """One run to be done.
 
     Attributes:
-        model: Its size, a key of `SIZES`.
+        model: Its size, a key of `sizes_of`.
         setting: A key of `SETTINGS`.
         composed: Its configuration, seed included.
         key: What it is kept under.
@@ -69,7 +69,7 @@ def run(
     Args:
         folder: Where finished runs and pictures go.
         settings: Keys of `SETTINGS`; all by default. Plain FedAvg is run in any case.
-        models: Keys of `SIZES`; all by default.
+        models: Keys of `SIZES`; all by default. Overrides that choose a model leave that one alone.
         seeds: Seeds of every setting and model; by default those that each is meant to have.
         rounds: Most rounds of a run.
         overrides: Further Hydra overrides, the same for every run.
@@ -86,7 +86,9 @@ def run(
     """
     if draw:
         check_plot()
-    jobs = list(_jobs(_known("setting", settings, SETTINGS), _known("model", models, SIZES), seeds, rounds, overrides))
+    sizes = sizes_of(overrides)
+    chosen = {name: sizes[name] for name in _known("model", models, sizes)}
+    jobs = list(_jobs(_known("setting", settings, SETTINGS), chosen, seeds, rounds, overrides))
     for job in {(job.model, job.setting): job for job in jobs}.values():
         check(job.composed.app, _clients(job), folder)
     kept = KeptRuns(folder)
@@ -139,12 +141,16 @@ def _known(what: str, asked: Sequence[str], known: Any) -> list[str]:
 
 
 def _jobs(
-    settings: Sequence[str], models: Sequence[str], seeds: Sequence[int], rounds: int | None, overrides: Sequence[str]
+    settings: Sequence[str],
+    sizes: Mapping[str, Size],
+    seeds: Sequence[int],
+    rounds: int | None,
+    overrides: Sequence[str],
 ) -> Iterator[Job]:
     """Yield all runs: seed by seed, so that what is done when it is interrupted can be compared."""
-    for model in models:
-        composed = {name: _composed(model, name, rounds, overrides) for name in dict.fromkeys([PLAIN, *settings])}
-        for place, seed in enumerate(seeds or SIZES[model].seeds):
+    for model, size in sizes.items():
+        composed = {name: _composed(size, name, rounds, overrides) for name in dict.fromkeys([PLAIN, *settings])}
+        for place, seed in enumerate(seeds or size.seeds):
             for name, each in composed.items():
                 if not seeds and not SETTINGS[name].every_seed and place >= FEWEST_SEEDS:
                     continue
@@ -154,10 +160,10 @@ def _jobs(
                 yield Job(model=model, setting=name, composed=seeded, key=key_of(resolved, kind))
 
 
-def _composed(model: str, setting: str, rounds: int | None, overrides: Sequence[str]) -> Composed:
+def _composed(size: Size, setting: str, rounds: int | None, overrides: Sequence[str]) -> Composed:
     planned = SETTINGS[setting].rounds
     last = f"num_rounds={planned if rounds is None else min(planned, rounds)}"
-    return load(["experiment=bytes", *SIZES[model].overrides, *SETTINGS[setting].overrides, last, *overrides])
+    return load(["experiment=bytes", *size.overrides, *SETTINGS[setting].overrides, last, *overrides])
 
 
 def _clients(job: Job) -> int:

@@ -6,7 +6,7 @@ rounding leaves out: the server's momentum keeps the whole aggregate, sent or no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -79,3 +79,9 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "topk-double": Setting(overrides=_topk("[0.04,0.01,40]", "[2.2,0.6,40]")),
     }
 )
+
+
+def sizes_of(overrides: Sequence[str]) -> Mapping[str, Size]:
+    """Return the models that are measured: `SIZES`, or the one that the overrides choose."""
+    chosen = [each.removeprefix("model=") for each in overrides if each.startswith("model=")]
+    return {chosen[-1]: Size(overrides=(), seeds=tuple(range(FEWEST_SEEDS)))} if chosen else SIZES
