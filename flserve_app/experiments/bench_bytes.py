@@ -23,7 +23,7 @@ from flserve_app.compose.job import check, run_job
 from flserve_app.compose.summary import readable_bytes
 from flserve_app.config import Composed, load
 from flserve_app.errors import ConfigError
-from flserve_app.experiments.byte_curve import MARGIN, Curve, compare, curve_of, summed_up
+from flserve_app.experiments.byte_curve import MARGIN, WINDOW, Curve, compare, curve_of, summed_up
 from flserve_app.experiments.byte_settings import FEWEST_SEEDS, PLAIN, SETTINGS, Size, sizes_of
 from flserve_app.experiments.bytes_plot import check_plot, plot
 from flserve_app.experiments.eight_bit import run_eight_bit
@@ -80,7 +80,7 @@ def run(
         One object a setting and model; see `byte_curve.summed_up`.
 
     Raises:
-        ConfigError: If a setting, a model or an override is unknown.
+        ConfigError: If a setting, a model or an override is unknown, or the override is of what settings decide.
         MissingExtra: If the data or matplotlib is not installed.
         FlserveError: Whatever keeps a run from being done.
     """
@@ -107,7 +107,13 @@ def run(
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the comparison as a table."""
-    drawn = Table(title="Bytes to the accuracy of plain FedAvg", title_justify="left")
+    caption = (
+        f"reached: in the mean of {WINDOW} rounds at most {100 * MARGIN:g} points below plain FedAvg's last round; "
+        "plain is charged all its rounds, and so is a seed that did not reach"
+    )
+    drawn = Table(
+        title="Bytes to the accuracy of plain FedAvg", title_justify="left", caption=caption, caption_justify="left"
+    )
     drawn.add_column("model", no_wrap=True)
     drawn.add_column("setting", no_wrap=True)
     for head in ("reached", "to reach", "fewer", "messages", "accuracy", "points behind", "at equal rounds", "fewer"):

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from flserve_app.errors import ConfigError
+
 PLAIN = "full"
 PLAIN_ROUNDS = 40
 MOST_ROUNDS = 60
 FEWEST_SEEDS = 3
+_OWN = ("seed", "num_rounds", "store", "codec", "uplink")  # what settings and options decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,12 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 
 
 def sizes_of(overrides: Sequence[str]) -> Mapping[str, Size]:
-    """Return the models that are measured: `SIZES`, or the one that the overrides choose."""
+    """Return the models that are measured: `SIZES`, or the one that the overrides choose.
+
+    Raises:
+        ConfigError: If an override is of what the bench decides itself.
+    """
+    if own := [each for each in overrides if each.lstrip("+~").partition("=")[0] in _OWN]:
+        raise ConfigError(f"{own[0]!r}: the bench decides this itself; see its options")
     chosen = [each.removeprefix("model=") for each in overrides if each.startswith("model=")]
     return {chosen[-1]: Size(overrides=(), seeds=tuple(range(FEWEST_SEEDS)))} if chosen else SIZES

@@ -80,6 +80,9 @@ def test_what_is_unknown_is_refused_before_anything_runs(tmp_path):
         run(tmp_path / "new", settings=["zip"])
     with pytest.raises(ConfigError, match="model 'huge' is unknown; known: small, large"):
         run(tmp_path / "new", models=["huge"])
+    for own in ("seed=3", "num_rounds=2", "store=x", "codec=grid"):
+        with pytest.raises(ConfigError, match=f"'{own}': the bench decides this itself"):
+            run(tmp_path / "new", overrides=[own])
     assert not (tmp_path / "new").exists()
 
 
