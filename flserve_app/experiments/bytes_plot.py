@@ -6,6 +6,7 @@ Every seed is a thin line, their mean a bold one. Bytes are payload bytes both w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flserve_app.errors import MissingExtra, StoreError
 from flserve_app.experiments.byte_curve import Curve
 
 DOTS_PER_INCH = 150
-_BELOW, _ABOVE = 0.15, 0.01  # shown of the accuracy, below and above what plain ends with
+_BELOW, _ABOVE = 0.15, 0.02  # shown of the accuracy, below and above what plain ends with
 
 
 def check_plot() -> None:
@@ -52,8 +53,11 @@ def plot(path: Path, model: str, curves: Mapping[str, Sequence[Curve]], *, goal:
     for number, (name, seeds) in enumerate(curves.items()):
         _draw(axes, name, seeds, f"C{number}")
     axes.axhline(goal - margin, color="grey", linewidth=0.8, linestyle="--")
+    low = max(0.0, goal - _BELOW)
+    shown = [sent for each in chain(*curves.values()) for sent, high in _points(each) if high >= low]
     axes.set_xscale("log")
-    axes.set_ylim(max(0.0, goal - _BELOW), min(1.0, goal + 2 * _ABOVE))
+    axes.set_xlim(left=min(shown, default=1.0) / 2)
+    axes.set_ylim(low, min(1.0, goal + _ABOVE))
     axes.set_xlabel("payload bytes up to the end of a round, both ways, MB")
     axes.set_ylabel("accuracy")
     axes.set_title(f"{model}: dashed is plain FedAvg's last accuracy less {100 * margin:g} points")
@@ -66,8 +70,12 @@ def plot(path: Path, model: str, curves: Mapping[str, Sequence[Curve]], *, goal:
 
 
 def _draw(axes: Any, name: str, seeds: Sequence[Curve], colour: str) -> None:
-    megabytes = [np.asarray(each.payload) / 1e6 for each in seeds]
-    for sent, each in zip(megabytes, seeds, strict=True):
-        axes.plot(sent, each.accuracy, color=colour, linewidth=0.5, alpha=0.3)
-    means = np.mean(megabytes, axis=0), np.mean([each.accuracy for each in seeds], axis=0)
-    axes.plot(*means, color=colour, linewidth=1.8, label=f"{name} ({len(seeds)})")
+    points = np.array([_points(each) for each in seeds])
+    for each in points:
+        axes.plot(*each.T, color=colour, linewidth=0.5, alpha=0.3)
+    axes.plot(*points.mean(axis=0).T, color=colour, linewidth=1.8, label=f"{name} ({len(seeds)})")
+
+
+def _points(curve: Curve) -> list[tuple[float, float]]:
+    """Return megabytes and accuracy after each round."""
+    return [(sent / 1e6, accuracy) for sent, accuracy in zip(curve.payload, curve.accuracy, strict=True)]
