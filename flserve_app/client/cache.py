@@ -1,7 +1,8 @@
 """Held versions on disk: one directory that the clients of a machine may share.
 
 Layout: `blobs/<digest>/payload` is a full payload of the artifact, `blobs/<digest>/by/<client>` marks who
-needs it, `clients/<client>/<model key>.json` is that client's reference. Rules:
+needs it, `clients/<client>/<model key>.json` is that client's reference
+(and `.leftover` beside it what its updates left out). Rules:
 - A blob is stored once, however many clients hold it; a client lists only what its own reference names.
 - Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock.
 - Nothing read is trusted: a payload is decoded and verified, and what does not verify is as good as absent.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import final
@@ -96,6 +98,28 @@ class CacheDirectory:
                     self._release(str(before))
         except Timeout as error:
             raise StoreError(f"cache {self.root} stayed locked for {LOCK_SECONDS:.0f} s") from error
+
+    def beside(self, model: str) -> memoryview | None:
+        """Return what is kept beside this client's version of a model; None if there is nothing."""
+        try:
+            return mapped(self._beside(model))
+        except OSError:
+            return None
+
+    def put_beside(self, model: str, data: Sequence[bytes]) -> None:
+        """Keep something beside this client's version of a model; nothing is kept if the directory cannot be written.
+
+        What was there before is gone then, too: it says no longer what is so.
+        """
+        path = self._beside(model)
+        try:
+            write_atomically(path, data)
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+
+    def _beside(self, model: str) -> Path:
+        return self._pointer(model).with_suffix(".leftover")
 
     def _keep(self, digest: str, artifact: Artifact) -> None:
         payload = self._payload(digest)

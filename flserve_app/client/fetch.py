@@ -8,6 +8,8 @@ Rules:
 - Payloads of a chain are applied in order, each to what the one before led to, and each is verified by digest.
 - What another client of this machine fetched and this process verified need not be decoded a second time.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
+- What was left out of earlier updates is settled when a reply is sealed: a handler that fails changes nothing of it,
+  and the server says again what it said.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from flwr.app import Message, RecordDict
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
+from flserve_app.client.leftover import Leftover, leftover_of, structure_of
 from flserve_app.client.recipe import Builder, parse_recipe
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.reference import Reference
@@ -113,7 +116,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
     """
     started = time.perf_counter()
     content = RecordDict(dict(reply.content))
-    update, key = _update(content, fetched)
+    update, key = _update(content, fetched, held)
     if update is not None:
         del content[key]
     put_answer(
@@ -135,22 +138,38 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
     return reply
 
 
-def _update(content: RecordDict, fetched: Fetched) -> tuple[bytes | None, str]:
+def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | None, str]:
+    """Return the payload of an update and its key, and keep what is left of it and of earlier ones."""
+    delivery, model = fetched.delivery, fetched.artifact
+    if not delivery.feedback:
+        return _updated(content, fetched, Leftover())[:2]
+    kept = held.beside(delivery.model, model.nbytes)
+    known = leftover_of(None if delivery.afresh else kept, model)
+    update, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
+    if after is not known or (delivery.afresh and kept is not None):
+        held.put_beside(delivery.model, model.nbytes, after.to_bytes(structure_of(model)))
+    return update, key
+
+
+def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover]:
+    """Return the payload of an update and its key, None and empty without one, and what is left after it."""
     records = content.array_records
     if len(records) != 1:
-        return None, ""
+        return None, "", before
     key, record = next(iter(records.items()))
     try:
         trained = to_artifact(record, like=fetched.artifact)
-        return _encoded(trained, fetched), key
+        update, after = _encoded(trained, fetched, before)
     except (ArtifactError, CodecError):
-        return None, ""
+        return None, "", before
+    return update, key, after
 
 
-def _encoded(trained: Artifact, fetched: Fetched) -> bytes:
-    """Return the payload of an update, rounded if the server asks for it."""
+def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[bytes, Leftover]:
+    """Return the payload of an update, rounded if the server asks for it, and what is left after it."""
     delivery = fetched.delivery
     if not delivery.rounding:
-        return encode(trained, fetched.artifact, delivery.uplink)
-    rounding = Rounding.from_json(delivery.rounding)
-    return send(trained, fetched.artifact, rounding, Feedback(decay=0.0), None).payload
+        return encode(trained, fetched.artifact, delivery.uplink), before
+    feedback = Feedback.from_json(delivery.feedback) if delivery.feedback else Feedback(decay=0.0)
+    sent = send(trained, fetched.artifact, Rounding.from_json(delivery.rounding), feedback, before.residual)
+    return sent.payload, before.sent(sent.artifact.digest, sent.residual)

@@ -35,6 +35,14 @@ def read_integer(record: ConfigRecord, key: str) -> int:
     return value
 
 
+def read_flag(record: ConfigRecord, key: str) -> bool:
+    """Return a yes or no; no if it is not there. Raises DeliveryError."""
+    value = record.get(key, False)
+    if not isinstance(value, bool):
+        raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a bool")
+    return value
+
+
 def read_number(record: ConfigRecord, key: str) -> float:
     """Return a number; 0 if it is not there. Raises DeliveryError."""
     value = record.get(key, 0)

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from logging import WARNING
 from pathlib import Path
@@ -39,6 +39,7 @@ STATE_BYTES = 1 << 20
 FORGET_SECONDS = 24 * 3600.0
 _REFERENCES = "flserve.held"
 _ARRAYS = "flserve.arrays"
+_BESIDE = "flserve.leftover"
 
 
 @final
@@ -96,16 +97,34 @@ class Held:
 
     def install(self, reference: Reference, artifact: Artifact) -> None:
         """Make an artifact the version this client holds of a model."""
-        if (self._lasting or artifact.nbytes > STATE_BYTES) and self._install_on_disk(reference, artifact):
+        if self._on_disk(artifact.nbytes) and self._install_on_disk(reference, artifact):
             self._refer(reference, None)
         else:
             self._refer(reference, artifact)
 
+    def beside(self, model: str, nbytes: int) -> bytes | memoryview | None:
+        """Return what is kept beside a model of `nbytes`; None if there is nothing."""
+        if self._on_disk(nbytes):
+            return self._cache.beside(model)
+        kept = self._state.get(_BESIDE)
+        return kept[model].data if isinstance(kept, ArrayRecord) and model in kept else None
+
+    def put_beside(self, model: str, nbytes: int, data: Sequence[bytes]) -> None:
+        """Keep something beside a model of `nbytes`, where its version is kept; nothing if that cannot be written."""
+        if self._on_disk(nbytes):
+            with suppress(OSError):
+                self._claim()
+                self._cache.put_beside(model, data)
+            return
+        kept = self._state.get(_BESIDE, ArrayRecord())
+        self._state[_BESIDE] = ArrayRecord({**kept, model: payload_array(b"".join(data))})
+
+    def _on_disk(self, nbytes: int) -> bool:
+        return self._lasting or nbytes > STATE_BYTES
+
     def _install_on_disk(self, reference: Reference, artifact: Artifact) -> bool:
         try:
-            if not self._lasting:
-                make_private(self._cache.root.parent)
-                forget_old_runs(self._cache.root)
+            self._claim()
             self._cache.install(reference, artifact)
         except (OSError, StoreError) as error:
             log(
@@ -116,6 +135,11 @@ class Held:
             )
             return False
         return True
+
+    def _claim(self) -> None:
+        if not self._lasting:
+            make_private(self._cache.root.parent)
+            forget_old_runs(self._cache.root)
 
     def _refer(self, reference: Reference, artifact: Artifact | None) -> None:
         references = {found.model: found for found in self.references()} | {reference.model: reference}

@@ -29,6 +29,7 @@ from flserve_app.client.fields import (
     read_capabilities,
     read_digest,
     read_digests,
+    read_flag,
     read_integer,
     read_number,
     read_text,
@@ -59,6 +60,10 @@ class Delivery:
         arrays: Key under which the app's handler expects the ArrayRecord.
         uplink: Codec name for the update that comes back; an exact one.
         rounding: JSON of how the update is rounded before it is encoded; empty if it is not.
+        feedback: JSON of how much of what rounding leaves out is carried on; empty if nothing is.
+        settled: Hex digests of what the client's last updates led to, those that were aggregated since it was told.
+        owed: Whether the server may still use an update that it does not name.
+        afresh: Whether the client is to forget what was left out before: it belongs to another history.
         payloads: What leads to the target, each relative to what the one before leads to; none if the client
             holds it already.
         recipe: JSON of a recipe to start from; empty if there is none.
@@ -75,6 +80,10 @@ class Delivery:
     recipe: str = ""
     base: str = ""
     rounding: str = ""
+    feedback: str = ""
+    settled: tuple[str, ...] = ()
+    owed: bool = False
+    afresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +126,7 @@ def payload_array(payload: bytes) -> Array:
 
 def put_delivery(content: RecordDict, delivery: Delivery) -> None:
     """Write a delivery into a message's content."""
-    record: dict[str, str | int | bytes] = {
+    record: dict[str, str | int | bytes | list[bytes]] = {
         "protocol": PROTOCOL,
         "action": delivery.action,
         "model": delivery.model,
@@ -128,9 +137,13 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "recipe": delivery.recipe,
         "base": bytes.fromhex(delivery.base),
         "rounding": delivery.rounding,
+        "feedback": delivery.feedback,
+        "settled": [bytes.fromhex(digest) for digest in delivery.settled[-MAX_HELD:]],
+        "owed": delivery.owed,
+        "afresh": delivery.afresh,
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    for added in ("recipe", "base", "rounding"):
+    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh"):
         if not record[added]:
             del record[added]
     _put(content, record, delivery.payloads)
@@ -159,6 +172,10 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         recipe=read_text(record, "recipe"),
         base=read_digest(record, "base"),
         rounding=read_text(record, "rounding"),
+        feedback=read_text(record, "feedback"),
+        settled=read_digests(record, "settled"),
+        owed=read_flag(record, "owed"),
+        afresh=read_flag(record, "afresh"),
     )
 
 

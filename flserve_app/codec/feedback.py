@@ -10,9 +10,10 @@ client that of its update (EF-SGD: Karimireddy et al., arXiv:1901.09847). Rules:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,23 @@ class Feedback:
         if not (math.isfinite(self.cap) and self.cap > 0):
             raise CodecError(f"feedback: cap is {self.cap}, expected a number above 0")
 
+    def to_json(self) -> str:
+        """Return the settings as a JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Feedback:
+        """Return the settings that `to_json` wrote.
+
+        Raises:
+            CodecError: If they are not such.
+        """
+        try:
+            values: Any = json.loads(text)
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise CodecError(f"feedback: not settings: {text[:100]!r}: {error}") from error
+
 
 def with_residual(target: Artifact, residual: Artifact | None) -> Artifact:
     """Return the target with a residual added to the tensors it has; one of another shape or dtype is left out."""
@@ -55,6 +73,13 @@ def with_residual(target: Artifact, residual: Artifact | None) -> Artifact:
         if name in target and target.specs[name] == residual.specs[name]:
             tensors[name] = _sum(target[name], left)
     return Artifact.borrowed(tensors, dtypes={name: spec.dtype for name, spec in target.specs.items()})
+
+
+def both(one: Artifact | None, other: Artifact | None) -> Artifact | None:
+    """Return the sum of two residuals; where they differ in a tensor's form, the first's stays."""
+    if one is None or other is None:
+        return other if one is None else one
+    return Artifact.borrowed({**other, **with_residual(one, other)})
 
 
 def residual_of(

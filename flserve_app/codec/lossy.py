@@ -12,11 +12,11 @@ from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.encoder import encode_rounded
 from flserve_app.codec.feedback import Feedback, residual_of, with_residual
 from flserve_app.codec.ramp import Ramp, ramp_of
-from flserve_app.codec.rounding import Rounding, round_to
+from flserve_app.codec.rounding import Rounded, Rounding, round_to
 from flserve_app.errors import CodecError
 
 _ARGUMENTS: Mapping[str, frozenset[str]] = {
-    "grid": frozenset({"multiple", "zone", "decay", "cap"}),
+    "grid": frozenset({"multiple", "zone", "dither", "decay", "cap"}),
     "topk": frozenset({"share", "levels", "decay", "cap"}),
 }
 
@@ -32,6 +32,11 @@ class Lossy:
         share: Share of the elements that `topk` moves, a round.
         levels: Most steps that `topk` moves an element.
         feedback: What is carried on of what rounding leaves out.
+        dither: Whether `grid` rounds at random, so that the mean is exact: for clients that appear once, of whom
+            nothing is carried on.
+
+    Raises:
+        CodecError: If dither is combined with feedback, with a dead zone, or with another codec than `grid`.
     """
 
     name: str
@@ -40,11 +45,35 @@ class Lossy:
     share: Ramp = field(default_factory=lambda: Ramp(0.01, 0.01, 0))
     levels: int = 255
     feedback: Feedback = field(default_factory=Feedback)
+    dither: bool = False
 
-    def at(self, number: int) -> Rounding:
-        """Return how a round rounds; the first is 1. Raises CodecError."""
+    def __post_init__(self) -> None:
+        """Check what dither goes together with."""
+        if not isinstance(self.dither, bool):
+            raise CodecError(f"codec {self.name}: dither is {self.dither!r}, expected true or false")
+        if self.dither and self.name != "grid":
+            raise CodecError(f"codec {self.name}: dither is for grid alone")
+        if self.dither and self.feedback.decay:
+            raise CodecError(
+                f"codec {self.name}: dither cannot be combined with error feedback (decay {self.feedback.decay}), "
+                "which would carry its noise on; set decay=0"
+            )
+        if self.dither and self.zone != 0.5:
+            raise CodecError(f"codec {self.name}: dither cannot be combined with a dead zone (zone {self.zone})")
+
+    def at(self, number: int, dither: int | None = None) -> Rounding:
+        """Return how a round rounds; the first is 1.
+
+        Args:
+            number: The round.
+            dither: Key of the stream from which dither is drawn; not used without dither.
+
+        Raises:
+            CodecError: If a value is out of its range in that round.
+        """
         if self.name == "grid":
-            return Rounding(kind="grid", multiple=self.multiple.at(number), zone=self.zone)
+            key = dither if self.dither else None
+            return Rounding(kind="grid", multiple=self.multiple.at(number), zone=self.zone, dither=key)
         return Rounding(kind="topk", share=min(1.0, self.share.at(number)), levels=self.levels)
 
 
@@ -78,8 +107,14 @@ def send(target: Artifact, base: Artifact, rounding: Rounding, feedback: Feedbac
     return Sent(
         artifact=rounded.artifact,
         payload=encode_rounded(rounded, base, rounding.kind),
-        residual=residual_of(wanted, rounded.artifact, base, rounded.exponents, feedback),
+        residual=residual_of(wanted, rounded.artifact, base, _kept(rounded, feedback), feedback),
     )
+
+
+def _kept(rounded: Rounded, feedback: Feedback) -> list[str]:
+    """Return the rounded tensors of which a residual can be kept: numpy has no sums of bfloat16."""
+    specs = rounded.artifact.specs
+    return [name for name in rounded.exponents if feedback.decay and specs[name].dtype != "bfloat16"]
 
 
 def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
@@ -87,8 +122,8 @@ def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
 
     Args:
         name: Name of the codec.
-        arguments: `multiple`, `zone` (grid), `share`, `levels` (topk), `decay` and `cap` (see `Feedback`); `multiple`
-            and `share` are numbers, or `[start, end, rounds]`.
+        arguments: `multiple`, `zone`, `dither` (grid), `share`, `levels` (topk), `decay` and `cap` (see `Feedback`);
+            `multiple` and `share` are numbers, or `[start, end, rounds]`. With dither, decay is 0 if it is not named.
 
     Raises:
         CodecError: If the codec or an argument is unknown, or a value is out of its range.
@@ -101,8 +136,10 @@ def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
     if not known:
         return None
     ramps = {key: ramp_of(arguments[key], f"codec {name}: {key}") for key in ("multiple", "share") if key in arguments}
-    rest = {key: arguments[key] for key in ("zone", "levels") if key in arguments}
+    rest = {key: arguments[key] for key in ("zone", "levels", "dither") if key in arguments}
     carried = {key: arguments[key] for key in ("decay", "cap") if key in arguments}
+    if arguments.get("dither"):
+        carried.setdefault("decay", 0.0)
     try:
         settings: dict[str, Any] = {**ramps, **rest}
         lossy = Lossy(name=name, feedback=Feedback(**carried), **settings)

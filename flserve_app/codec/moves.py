@@ -15,6 +15,7 @@ import numpy as np
 from flserve_app.artifact import Artifact, DType, byte_view, dtype_named
 from flserve_app.artifact.digest import FillingDigest, tree_digests
 from flserve_app.artifact.threads import each, gather
+from flserve_app.codec.dither import drawn
 from flserve_app.codec.floats import Floats, floats_of, moved
 from flserve_app.codec.words import Words, words_of
 
@@ -124,13 +125,16 @@ class Moves:
         count = sum(count for _, count in found)
         return sum(total for total, _ in found) / count if count else 0.0
 
-    def rounded(self, exponents: Mapping[str, int], edges: Mapping[str, float], levels: int) -> Artifact:
+    def rounded(
+        self, exponents: Mapping[str, int], edges: Mapping[str, float], levels: int, dither: int | None = None
+    ) -> Artifact:
         """Return the target with the changes of some tensors rounded.
 
         Args:
             exponents: Log2 of the step of each tensor to be rounded.
             edges: Least magnitude of a change that is not rounded to nothing, of each of them.
             levels: Most steps that a value moves.
+            dither: Key of the stream to round at random from, whatever the edges; None to round to the nearest.
         """
         arrays = {name: self.target[name] for name in self.target}
         arrays |= {name: np.empty_like(self.target[name]) for name in exponents}
@@ -139,7 +143,10 @@ class Moves:
         def fill(block: Block) -> None:
             exponent = exponents[block.name]
             out = words_of(arrays[block.name], block.dtype)[block.span]
-            _round(block, exponent, edges[block.name], levels, out)
+            if dither is None:
+                _round(block, exponent, edges[block.name], levels, out)
+            else:
+                _dithered(block, exponent, levels, dither, out)
             size = out.itemsize
             filling[block.name].filled(block.span.start * size, block.span.stop * size)
 
@@ -199,3 +206,14 @@ def _round(block: Block, exponent: int, edge: float, levels: int, out: Words) ->
         some = changes[places].astype(np.float64)
         sizes = np.clip(np.rint(np.abs(some) * 2.0**-exponent), 1, levels)
         out[places] = moved(block.base[places], np.copysign(sizes, some).astype(np.int64), exponent, block.dtype)
+
+
+def _dithered(block: Block, exponent: int, levels: int, key: int, out: Words) -> None:
+    """Fill `out` with the base's words, moved by the change in steps, rounded up as often as it is above a step."""
+    np.copyto(out, block.base)
+    counts = block.changes().astype(np.float64) * 2.0**-exponent
+    counts += drawn(key, block.name, block.span.start, counts.size)
+    counts = np.clip(np.floor(counts, out=counts), -levels, levels)
+    places = np.flatnonzero(counts)
+    if places.size:
+        out[places] = moved(block.base[places], counts[places].astype(np.int64), exponent, block.dtype)

@@ -4,7 +4,8 @@ The change from base to target is rounded, tensor by tensor, to whole steps of a
 artifact like any other, which everybody will hold to the last bit. Two ways to choose the steps:
 
 - `grid`: the step is the power of two nearest to `multiple` * sigma, with sigma the root mean square of the
-  tensor's change; changes are rounded to the nearest step, those below `zone` steps to nothing.
+  tensor's change; changes are rounded to the nearest step, those below `zone` steps to nothing. With `dither`
+  they are rounded up or down at random, so that the mean of what is published is the target (see `dither`).
 - `topk`: the `share` of all elements that change most are kept, by one threshold t for all tensors. The step is the
   power of two nearest to 1.4 t (so that t is the edge of its dead zone), and what is kept moves by 1 to
   `levels` steps. With `levels` = 1 each tensor has a step of its own, nearest to the mean of what it keeps.
@@ -50,6 +51,7 @@ class Rounding:
         share: Share of all elements that `topk` keeps; above 0, at most 1.
         levels: Most steps that `topk` moves an element; 1 is ternary.
         exact_bytes: Tensors of at most so many bytes are taken exactly.
+        dither: Key, below 2**64, of the stream that `grid` draws from to round at random; None to round to the nearest.
 
     Raises:
         CodecError: If a value is out of bounds.
@@ -61,6 +63,7 @@ class Rounding:
     share: float = 0.01
     levels: int = 255
     exact_bytes: int = 32
+    dither: int | None = None
 
     def __post_init__(self) -> None:
         """Check all bounds."""
@@ -70,6 +73,7 @@ class Rounding:
             "share": 0 < self.share <= 1,
             "levels": 1 <= self.levels < 1 << 23,
             "exact_bytes": self.exact_bytes >= 0,
+            "dither": self.dither is None or (self.kind == "grid" and 0 <= self.dither < 1 << 64),
         }
         if self.kind not in _KINDS:
             raise CodecError(f"rounding: kind is {self.kind!r}, expected one of {', '.join(_KINDS)}")
@@ -78,7 +82,10 @@ class Rounding:
 
     def to_json(self) -> str:
         """Return the settings as a JSON object."""
-        return json.dumps(asdict(self), sort_keys=True)
+        settings = asdict(self)
+        if self.dither is None:
+            del settings["dither"]
+        return json.dumps(settings, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Rounding:
@@ -118,7 +125,13 @@ def round_to(target: Artifact, base: Artifact, rounding: Rounding, *, exact: Col
     """
     if rounding.kind == "grid":
         return round_to_grid(
-            target, base, multiple=rounding.multiple, zone=rounding.zone, exact_bytes=rounding.exact_bytes, exact=exact
+            target,
+            base,
+            multiple=rounding.multiple,
+            zone=rounding.zone,
+            exact_bytes=rounding.exact_bytes,
+            exact=exact,
+            dither=rounding.dither,
         )
     return round_to_top(
         target, base, share=rounding.share, levels=rounding.levels, exact_bytes=rounding.exact_bytes, exact=exact
@@ -133,6 +146,7 @@ def round_to_grid(
     zone: float = 0.5,
     exact_bytes: int = 32,
     exact: Collection[str] = (),
+    dither: int | None = None,
 ) -> Rounded:
     """Return the target with the changes of each tensor rounded to a grid of its own; see the module.
 
@@ -140,14 +154,16 @@ def round_to_grid(
         target: As of `round_to`; so are base and exact.
         base: What the change is taken from.
         multiple: As of `Rounding`; so are zone and exact_bytes.
-        zone: Dead zone in steps.
+        zone: Dead zone in steps; there is none with dither.
         exact_bytes: Bytes of a tensor that is not worth rounding.
         exact: Names of tensors to be taken exactly.
+        dither: As of `Rounding`.
     """
     moves = Moves.between(target, base, _candidates(target, base, exact, exact_bytes))
     exponents = _allowed(moves, {name: multiple * extent.sigma for name, extent in moves.extents.items()})
     edges = {name: zone * 2.0**exponent for name, exponent in exponents.items()}
-    return Rounded(artifact=moves.rounded(exponents, edges, MOST_STEPS - 1), exponents=MappingProxyType(exponents))
+    published = moves.rounded(exponents, edges, MOST_STEPS - 1, dither)
+    return Rounded(artifact=published, exponents=MappingProxyType(exponents))
 
 
 def round_to_top(

@@ -44,11 +44,12 @@ def check_codecs(app: AppConfig, strategy: Strategy) -> None:
     Raises:
         ConfigError: If they do not, or are no codecs.
     """
-    codec_of(app.codec)
+    codec = codec_of(app.codec)
     schedules_of(app.strategy)
     uplink = codec_of(app.uplink)
     lossy = uplink if isinstance(uplink, Lossy) else None
-    check_lossy(check_strategy(strategy, app.strategy.late), uplink=lossy)
+    traits = check_strategy(strategy, app.strategy.late)
+    check_lossy(traits, uplink=lossy, codec=codec if isinstance(codec, Lossy) else None)
     if lossy is not None and lossy.feedback.decay and app.strategy.dp.kind == "local":
         raise ConfigError(
             f"uplink {lossy.name} with error feedback cannot be combined with local privacy: its noise has to be the "

@@ -119,12 +119,17 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
     return traits
 
 
-def check_lossy(traits: Traits, *, uplink: Lossy | None) -> None:
-    """Refuse updates that a strategy's guarantee does not survive.
+def check_lossy(traits: Traits, *, uplink: Lossy | None, codec: Lossy | None = None) -> None:
+    """Refuse updates that a strategy's guarantee does not survive, and dither where it is for nothing.
 
     Raises:
         ConfigError: If they are sparse, or carry on what was left out, where that breaks it.
     """
+    if codec is not None and codec.dither:
+        raise ConfigError(
+            f"codec {codec.name} cannot be dithered: what a version leaves out is carried on by the server itself; "
+            "dither is for the uplink"
+        )
     if uplink is None:
         return
     if uplink.name == "topk" and traits.no_sparse:

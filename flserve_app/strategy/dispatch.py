@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 from typing import final
@@ -16,13 +17,16 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
+from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
+from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel, model_key, open_message
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
+from flserve_app.strategy.settlements import Settlements
 
 Shared = dict[Step, Array]
 
@@ -36,12 +40,27 @@ class Dispatch:
         ledger: Where bytes and seconds are counted.
         roster: Knows the clients.
         uplink: Codec name for the clients' updates, an exact one.
+        late: Knows which updates may still come.
+        settlements: Knows which were aggregated.
         rounds: How they are rounded before; None if they are not.
+        seed: Of the dither they are rounded with; None for another one in each run.
     """
 
     def __init__(
-        self, publisher: Publisher, ledger: Ledger, roster: Roster, uplink: str, rounds: Lossy | None = None
+        self,
+        publisher: Publisher,
+        ledger: Ledger,
+        roster: Roster,
+        uplink: str,
+        *,
+        late: LateReplies,
+        settlements: Settlements,
+        rounds: Lossy | None = None,
+        seed: int | None = 0,
     ) -> None:
+        self._late = late
+        self._settlements = settlements
+        self._seed = secrets.randbits(63) if seed is None else seed
         self._publisher = publisher
         self._ledger = ledger
         self._roster = roster
@@ -65,10 +84,11 @@ class Dispatch:
             arrays = tuple(shared.setdefault(step, payload_array(data)) for step, data in payloads.items())
             recipe = self._recipe(plan)
             content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
-            put_delivery(content, self._delivery(parcel, arrays, recipe))
+            delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
+            put_delivery(content, delivery)
             message.content = content
             self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe))
-            return replace(parcel, plan=plan)
+            return replace(parcel, plan=plan, settled=delivery.settled)
         if parcel.arrays:
             self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
         return parcel
@@ -109,7 +129,22 @@ class Dispatch:
     def _rounding(self, parcel: Parcel) -> str:
         if self._rounds is None or parcel.message_type.split(".")[0] != "train":
             return ""
-        return self._rounds.at(self._roster.server_round).to_json()
+        number = self._roster.server_round
+        identity = self._roster.fleet.get(parcel.node_id).identity
+        return self._rounds.at(number, dither_key(self._seed, number, identity)).to_json()
+
+    def _settling(self, parcel: Parcel, delivery: Delivery) -> Delivery:
+        """Return a delivery with what the client has to know of its earlier updates, if it keeps anything of them."""
+        if self._rounds is None or not self._settlements.active:
+            return delivery
+        client = self._roster.fleet.get(parcel.node_id)
+        return replace(
+            delivery,
+            feedback=self._rounds.feedback.to_json(),
+            settled=self._settlements.untold(client.identity),
+            owed=self._late.owes(parcel.node_id, self._roster.server_round),
+            afresh=not any(map(self._publisher.leads_to_current, client.held)),
+        )
 
 
 def _npy_bytes(record: ArrayRecord) -> int:

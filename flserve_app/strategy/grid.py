@@ -35,6 +35,7 @@ from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import HELLO_SECONDS, Roster
+from flserve_app.strategy.settlements import Settlements
 
 MAX_TRIES = 3
 
@@ -54,6 +55,8 @@ class VersionedGrid(Grid):
         hello_seconds: The longest that greetings may take.
         patience: How long the strategy may wait for more nodes before it sends; None for ever, as Flower does.
         base: Digest of an artifact that clients are asked to look for when they are greeted.
+        settlements: Which updates were aggregated; None where clients keep nothing of them.
+        seed: Of the dither that updates are rounded with.
 
     Raises:
         DeliveryError: From `get_node_ids`, if it is asked again and again for longer than `patience`.
@@ -72,6 +75,8 @@ class VersionedGrid(Grid):
         hello_seconds: float = HELLO_SECONDS,
         patience: float | None = None,
         base: str = "",
+        settlements: Settlements | None = None,
+        seed: int | None = 0,
     ) -> None:
         self._grid = grid
         self._publisher = publisher
@@ -79,11 +84,23 @@ class VersionedGrid(Grid):
         self._patience = patience
         self._asked_since: float | None = None
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
-        self._intake = Intake(publisher, ledger)
+        self._settlements = settlements or Settlements()
+        self._intake = Intake(publisher, ledger, self._settlements)
         self._exchange = Exchange(grid, ledger)
         self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies, base)
-        self._dispatch = Dispatch(publisher, ledger, self._roster, uplink, rounds)
-        self._late = LateReplies(publisher, ledger, self._roster, rule=late, exponent=staleness)
+        self._late = LateReplies(
+            publisher, ledger, self._roster, rule=late, exponent=staleness, settlements=self._settlements
+        )
+        self._dispatch = Dispatch(
+            publisher,
+            ledger,
+            self._roster,
+            uplink,
+            late=self._late,
+            settlements=self._settlements,
+            rounds=rounds,
+            seed=seed,
+        )
 
     @property
     def fleet(self) -> Fleet:
@@ -98,6 +115,7 @@ class VersionedGrid(Grid):
     def enter(self, server_round: int) -> None:
         """Begin a round."""
         self._roster.server_round = server_round
+        self._settlements.enter()
 
     def set_run(self, run: Run) -> None:
         """Set the run, as Flower's Grid does."""
@@ -212,6 +230,8 @@ class VersionedGrid(Grid):
         if answer is not None:
             version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
             self._roster.heard(parcel.node_id, answer, version if version >= 0 else None)
+            if answer.status == "ok":
+                self._settlements.told(answer.identity, parcel.settled)
             if answer.status == "nack":
                 raise DeliveryError(answer.reason or "no reason given")
         return read

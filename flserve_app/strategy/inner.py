@@ -97,18 +97,20 @@ class Inner:
         with drawing(self._seed, number, "evaluate"):
             return list(self.strategy.configure_evaluate(number, arrays, config, grid))
 
-    def aggregate_train(self, number: int, replies: Iterable[Message], like: Artifact) -> tuple[Aggregate, int]:
-        """Return what the strategy makes of the replies, and how many it was given."""
+    def aggregate_train(
+        self, number: int, replies: Iterable[Message], like: Artifact
+    ) -> tuple[Aggregate, list[Message]]:
+        """Return what the strategy makes of the replies, and those that it was given."""
         usable = self._usable(replies, like)
         if self.traits.private and not usable:
-            return (None, None), 0  # adaptive clipping divides by the number of replies
+            return (None, None), []  # adaptive clipping divides by the number of replies
         if not self.traits.integers_beside:
-            return self.strategy.aggregate_train(number, usable), len(usable)
+            return self.strategy.aggregate_train(number, usable), usable
         integers = self._set_aside(usable)
         arrays, metrics = self.strategy.aggregate_train(number, usable)
         if arrays is not None and integers:
             arrays = join(arrays, integers, list(like))
-        return (arrays, metrics), len(usable)
+        return (arrays, metrics), usable
 
     def aggregate_evaluate(self, number: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return what the strategy makes of the clients' evaluation."""

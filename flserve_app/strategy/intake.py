@@ -16,9 +16,10 @@ import time
 from logging import WARNING
 from typing import final
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.common.logger import log
 
+from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_record
 from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Answer, take_answer
@@ -28,6 +29,7 @@ from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.settlements import Settlements
 
 LARGEST_FACTOR = 8
 LARGEST_EXTRA = 16 << 20
@@ -41,9 +43,11 @@ class Intake:
     Args:
         publisher: Where the bases come from.
         ledger: Where bytes and seconds are counted.
+        settlements: Where it is noted what an update leads to.
     """
 
-    def __init__(self, publisher: Publisher, ledger: Ledger) -> None:
+    def __init__(self, publisher: Publisher, ledger: Ledger, settlements: Settlements) -> None:
+        self._settlements = settlements
         self._publisher = publisher
         self._ledger = ledger
 
@@ -67,7 +71,9 @@ class Intake:
             self._ledger.sent("up", payload=plain, message=size, full=plain)
         else:
             self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
-            record = self._decode(answer, parcel)
+            trained = self._decode(answer, parcel)
+            record = to_record(trained)
+            self._settlements.took(reply, answer.identity, trained.digest)
             self._ledger.sent("up", payload=0, message=0, full=sum(map(serialised_bytes, record.values())))
             content = RecordDict({answer.arrays: record, **content})
         if answer is not None:
@@ -75,7 +81,7 @@ class Intake:
         reply.content = content
         return reply, answer
 
-    def _decode(self, answer: Answer, parcel: Parcel) -> ArrayRecord:
+    def _decode(self, answer: Answer, parcel: Parcel) -> Artifact:
         if answer.payload is None or not answer.arrays:
             raise DeliveryError(f"{answer.identity} sent an update without a name for its arrays")
         if answer.base != parcel.target:
@@ -85,9 +91,8 @@ class Intake:
         started = time.perf_counter()
         base = self._publisher.base(answer.base)
         trained = decode(answer.payload.data, base, max_bytes=LARGEST_FACTOR * base.nbytes + LARGEST_EXTRA)
-        record = to_record(trained)
         self._ledger.spent("decode", time.perf_counter() - started)
-        return record
+        return trained
 
 
 def _one_line(reason: str) -> str:

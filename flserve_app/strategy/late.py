@@ -23,6 +23,7 @@ from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
+from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.staleness import rebase, staleness_weight
 
 ROUNDS = 5
@@ -46,23 +47,38 @@ class LateReplies:
         roster: Knows the clients.
         rule: `drop` or `rebase`.
         exponent: Of the staleness weight; 0 keeps the weight as it is.
+        settlements: Where it is noted what an update leads to.
     """
 
     def __init__(
-        self, publisher: Publisher, ledger: Ledger, roster: Roster, *, rule: str = "drop", exponent: float = 0.5
+        self,
+        publisher: Publisher,
+        ledger: Ledger,
+        roster: Roster,
+        *,
+        rule: str = "drop",
+        exponent: float = 0.5,
+        settlements: Settlements,
     ) -> None:
         self._publisher = publisher
         self._ledger = ledger
         self._roster = roster
         self._rule = rule
         self._exponent = exponent
-        self._intake = Intake(publisher, ledger)
+        self._intake = Intake(publisher, ledger, settlements)
         self._owed: dict[str, _Owed] = {}
 
     def expect(self, message_id: str, parcel: Parcel, server_round: int) -> None:
         """Remember a message that was not answered in time."""
         if message_id and parcel.arrays and parcel.message_type.split(".")[0] == "train":
             self._owed[message_id] = _Owed(parcel=parcel, server_round=server_round)
+
+    def owes(self, node_id: int, server_round: int) -> bool:
+        """Whether a reply of a node may still be used in a round, or in a later one."""
+        return self._rule == "rebase" and any(
+            owed.parcel.node_id == node_id and server_round - owed.server_round <= ROUNDS
+            for owed in self._owed.values()
+        )
 
     def collect(self, grid: Grid, server_round: int, weighted_by: str | None) -> list[Message]:
         """Return the late replies that may take part in a round, oldest first; the others are dropped."""

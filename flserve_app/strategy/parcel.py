@@ -24,6 +24,7 @@ class Parcel:
         delivers: Whether that goes as a delivery; if not, it goes as it is.
         plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
+        settled: Digests of the client's updates that it says were aggregated.
     """
 
     content: RecordDict
@@ -36,6 +37,7 @@ class Parcel:
     delivers: bool = False
     plan: Plan | None = None
     tries: int = 0
+    settled: tuple[str, ...] = ()
 
 
 def open_message(message: Message) -> Parcel:

@@ -66,6 +66,7 @@ class Publisher:
         self._recipe: Recipe | None = None
         self._visiting: dict[str, Artifact] = {}
         self._numbers: dict[str, int] = {}
+        self._line: set[str] = set()
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
 
     @property
@@ -135,6 +136,9 @@ class Publisher:
         """Make a version that is stored already the current one."""
         if self._current is None:
             self._offer_recipe(version)
+        if self._current is None or version.parent != self.version.number:
+            self._line = self._ancestors(version)
+        self._line.add(version.digest)
         self._current = (version, artifact, to_record(artifact))
         self._numbers[version.digest] = version.number
         self._visiting.clear()
@@ -156,6 +160,10 @@ class Publisher:
     def number_of(self, digest: str) -> int:
         """Return the number of a version this run published or began with; -1 for any other artifact."""
         return self._numbers.get(digest, -1)
+
+    def leads_to_current(self, digest: str) -> bool:
+        """Whether the newest version, or one that it came from, has this digest."""
+        return digest in self._line
 
     @property
     def recipe(self) -> Recipe | None:
@@ -218,6 +226,14 @@ class Publisher:
                 self._planner.lose(step, error)
                 return None
         return payloads
+
+    def _ancestors(self, version: Version) -> set[str]:
+        by_number = {each.number: each for each in self.registry.versions(self.model)}
+        found, parent = set(), version.parent
+        while parent is not None and parent in by_number:
+            found.add(by_number[parent].digest)
+            parent = by_number[parent].parent
+        return found
 
     def _offer_recipe(self, version: Version) -> None:
         first = version if version.number == 0 else self.registry.versions(self.model)[0]

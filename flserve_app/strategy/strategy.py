@@ -41,6 +41,7 @@ from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.rounds import Rounds
+from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
 
 EXACT = "lossless-small"  # what takes a client from any version to any other where deliveries are rounded
@@ -105,10 +106,12 @@ class VersionedStrategy(Strategy):
         self._named = tuple(each if isinstance(each, str) else each.name for each in (codec, uplink))
         lossy, self._codec = _settled(codec)
         self._rounds_up, self._uplink = _settled(uplink)
+        self._seed = seed
+        self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
         follows = lossy is not None
         self._inner = Inner(self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows)
         self._late, self._staleness = late, staleness
-        check_lossy(self._inner.traits, uplink=self._rounds_up)
+        check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
         self.registry = store if isinstance(store, Registry) else _opened(store)
         self._base = "" if base_version is None else _digest_of(base_version, self.registry)
         self._resume = resume
@@ -177,6 +180,8 @@ class VersionedStrategy(Strategy):
             hello_seconds=timeout,
             patience=self._wait_seconds,
             base=self._base,
+            settlements=self._settlements,
+            seed=self._seed,
         )
         self._grid = versioned
         self._rounds.begin(versioned, self._offset)
@@ -207,11 +212,13 @@ class VersionedStrategy(Strategy):
         number = self._offset + server_round
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         (aggregate, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
-        self._rounds.aggregated(used, metrics)
+        self._rounds.aggregated(len(used), metrics)
         if aggregate is None:
             return None, metrics
         started = time.perf_counter()
-        self._publisher.publish(restore(aggregate, self._publisher.artifact), number, save(self.inner))
+        self._settlements.aggregated(used)
+        state = self._settlements.attached(save(self.inner))
+        self._publisher.publish(restore(aggregate, self._publisher.artifact), number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
@@ -233,7 +240,7 @@ class VersionedStrategy(Strategy):
         if latest.round:
             name = f"{latest.model} {latest.name}"
             found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
-            restore_state(self.inner, found, name)
+            restore_state(self.inner, self._settlements.recall(found, name), name)
 
     def _record_clients(self) -> None:
         """Record who holds what, once a round: what the fleet may still build on is kept."""

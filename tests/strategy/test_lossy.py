@@ -153,10 +153,14 @@ def test_updates_are_rounded_as_the_server_says(tmp_path, uplink):
 
 @pytest.mark.slow
 def test_both_ways_two_runs_are_alike_and_a_resumed_one_too(tmp_path, codec):
-    settings = {"codec": codec, "uplink": codec}
-    one, other = (federate(tmp_path / name, **settings, inner=fedavg(4, 2), rounds=3) for name in "ab")
-    federate(tmp_path / "c", **settings, inner=fedavg(4, 2), rounds=2)
-    rest = federate(tmp_path / "c", **settings, inner=fedavg(4, 2), rounds=3, resume=True)
+    def run(name, **settings):
+        # Clients keep what is left of their updates, too: in a directory that outlives the run.
+        grid = FleetGrid(app=numpy_app(), size=4, node_config={"cache-dir": str(tmp_path / f"cache-{name}")})
+        return federate(tmp_path / name, grid=grid, codec=codec, uplink=codec, inner=fedavg(4, 2), **settings)
+
+    one, other = run("a", rounds=3), run("b", rounds=3)
+    run("c", rounds=2)
+    rest = run("c", rounds=3, resume=True)
     assert digests(one) == digests(other) == digests(rest)
 
 
