@@ -22,7 +22,7 @@ from flwr.client import NumPyClient
 from flserve_app.client.held import Held
 from flserve_app.client.mod import follow
 from flserve_app.client.recipe import Builder
-from flserve_app.client.records import to_record
+from flserve_app.client.records import record_of, to_record
 from flserve_app.client.reference import Reference
 from flserve_app.client.tensor_array import TensorArray
 from flserve_app.errors import DeliveryError, NotFound
@@ -103,7 +103,7 @@ class VersionedClient(NumPyClient, ABC):
         trained, examples, metrics = self.fit(_ndarrays(record), cast(Any, config))
         if len(trained) != len(record):
             raise DeliveryError(f"fit returned {len(trained)} arrays, the model has {len(record)}")
-        arrays = ArrayRecord({name: _array(new) for name, new in zip(record, trained, strict=True)})
+        arrays = record_of({name: _array(new) for name, new in zip(record, trained, strict=True)})
         return _reply(message, {key: arrays}, examples, metrics)
 
     def _evaluate(self, message: Message, _: Context) -> Message:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
+from flserve_app.client.records import record_of
+
 Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
 
@@ -26,14 +28,14 @@ def split(record: ArrayRecord) -> tuple[ArrayRecord, dict[str, Array]]:
     integers = {name: array for name, array in record.items() if is_integer(array)}
     if not integers:
         return record, integers
-    return ArrayRecord({name: array for name, array in record.items() if name not in integers}), integers
+    return record_of({name: array for name, array in record.items() if name not in integers}), integers
 
 
 def join(floats: ArrayRecord, integers: dict[str, Array], order: list[str]) -> ArrayRecord:
     """Return one record in the given order; names it does not have come last."""
     both = {**floats, **integers}
     names = [name for name in order if name in both]
-    return ArrayRecord({name: both[name] for name in [*names, *(name for name in both if name not in order)]})
+    return record_of({name: both[name] for name in [*names, *(name for name in both if name not in order)]})
 
 
 def floats_only(mod: Mod) -> Mod:

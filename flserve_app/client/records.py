@@ -25,12 +25,21 @@ NDArray = np.ndarray[Any, np.dtype[Any]]
 
 def to_record(artifact: Artifact) -> ArrayRecord:
     """Return the artifact as the ArrayRecord an app works with: numpy arrays under their names, in order."""
-    return ArrayRecord(
+    return record_of(
         {
             name: TensorArray(bfloat16.widen(artifact[name]) if spec.dtype == "bfloat16" else artifact[name])
             for name, spec in artifact.specs.items()
         }
     )
+
+
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Return a record of these very Arrays."""
+    record = ArrayRecord()
+    # One by one: Flower's constructor makes plain Arrays of all, and serialises them for it.
+    for name, array in arrays.items():
+        record[name] = array
+    return record
 
 
 def to_artifact(record: ArrayRecord, like: Artifact | None = None) -> Artifact:

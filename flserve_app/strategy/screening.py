@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from flserve_app.artifact import Artifact, TensorSpec, dtype_named
-from flserve_app.client.records import read_array
+from flserve_app.client.records import read_array, record_of
 from flserve_app.errors import ArtifactError, DeliveryError
 
 Form = tuple[tuple[str, ...], tuple[tuple[str, int], ...]]
@@ -85,7 +85,7 @@ def _checked(record: ArrayRecord, like: Artifact) -> ArrayRecord:
     if list(record)[: len(like)] == list(like):
         return record
     further = sorted(name for name in record if name not in like)
-    return ArrayRecord({name: record[name] for name in [*like, *further]})
+    return record_of({name: record[name] for name in [*like, *further]})
 
 
 def _fits(values: np.ndarray[Any, np.dtype[Any]], spec: TensorSpec) -> None:

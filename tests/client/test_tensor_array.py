@@ -6,7 +6,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from flserve_app.client.records import read_array
+from flserve_app.artifact import Artifact
+from flserve_app.client.records import read_array, to_record
 from flserve_app.client.tensor_array import TensorArray, serialised_bytes
 
 VALUES = [
@@ -58,3 +59,12 @@ def test_what_an_app_gets_may_be_written_to_and_the_version_stays():
 
 def test_it_is_read_in_place():
     assert read_array("w", TensorArray(VALUES[0])) is VALUES[0]
+
+
+def test_a_record_of_an_artifact_serialises_nothing():
+    artifact = Artifact({"w": VALUES[0], "n": VALUES[1]})
+    record = RecordDict({"arrays": to_record(artifact)})["arrays"]
+    for name, array in record.items():
+        assert type(array) is TensorArray
+        assert array.values is artifact[name]
+    assert record == ArrayRecord({name: Array(values) for name, values in artifact.items()})
