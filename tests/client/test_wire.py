@@ -40,6 +40,11 @@ deliveries = st.builds(
     payloads=st.lists(st.binary(max_size=50).map(payload_array), max_size=4).map(tuple),
     recipe=texts,
     base=st.just("") | digests,
+    rounding=texts,
+    feedback=texts,
+    settled=st.lists(digests, max_size=4).map(tuple),
+    owed=st.booleans(),
+    afresh=st.booleans(),
 )
 answers = st.builds(
     Answer,
@@ -102,7 +107,24 @@ def test_held_and_reason_are_bounded_when_written():
 
 @given(
     st.dictionaries(
-        st.sampled_from(["action", "model", "version", "target", "arrays", "uplink", "recipe", "base"]), values
+        st.sampled_from(
+            [
+                "action",
+                "model",
+                "version",
+                "target",
+                "arrays",
+                "uplink",
+                "recipe",
+                "base",
+                "rounding",
+                "feedback",
+                "settled",
+                "owed",
+                "afresh",
+            ]
+        ),
+        values,
     )
 )
 def test_malformed_deliveries_are_refused_and_nothing_else_happens(record):
@@ -169,6 +191,25 @@ def test_each_field_of_an_answer_is_checked(change, message):
     content[RECORD].update(change)
     with pytest.raises(DeliveryError, match=re.escape(message)):
         take_answer(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settled": [b"x"]}, "settled holds something else than digests of 32 bytes"),
+        ({"settled": "ab"}, "settled is not a list of at most 64 digests"),
+        ({"owed": 1}, "owed is a int, expected a bool"),
+        ({"afresh": "yes"}, "afresh is a str, expected a bool"),
+        ({"feedback": b"{}"}, "feedback is a bytes, expected a str"),
+    ],
+)
+def test_what_is_said_of_earlier_updates_is_checked(change, message):
+    content = RecordDict()
+    put_delivery(content, Delivery(action="deliver", model="m"))
+    assert not set(change) & set(content[RECORD]), "nothing to say costs nothing"
+    content[RECORD].update(change)
+    with pytest.raises(DeliveryError, match=re.escape(message)):
+        take_delivery(content)
 
 
 def test_an_unknown_action_is_refused():

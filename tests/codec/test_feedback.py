@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from numpy.random import RandomState
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec.feedback import Feedback, residual_of, with_residual
+from flserve_app.codec.feedback import Feedback, both, residual_of, with_residual
+from flserve_app.codec.lossy import send
+from flserve_app.codec.rounding import Rounding
 from flserve_app.errors import CodecError
 
 ALL = Feedback(cap=1e6)
@@ -111,3 +113,33 @@ def test_values_out_of_range_are_refused(values):
 def test_integers_have_no_residual():
     with pytest.raises(CodecError, match="int64"):
         residual_of(model(1), model(2), model(3), ["steps"], ALL)
+
+
+def test_residuals_are_added_tensor_by_tensor():
+    one = Artifact({"w": np.ones(3, "f4"), "b": np.ones(2, "f4")})
+    other = Artifact({"w": np.full(3, 2, "f4"), "b": np.ones(4, "f4"), "c": np.full(1, 5, "f4")})
+    found = both(one, other)
+    assert {name: values.tolist() for name, values in found.items()} == {"w": [3] * 3, "b": [1, 1], "c": [5]}
+    assert both(one, None) is both(None, one) is one
+    assert both(None, None) is None
+
+
+def test_settings_travel_as_json():
+    feedback = Feedback(decay=0.5, cap=3.0)
+    assert Feedback.from_json(feedback.to_json()) == feedback
+    for text in ("{", "[]", '{"more": 1}', '{"decay": "a"}', '{"decay": 2}'):
+        with pytest.raises(CodecError, match="feedback"):
+            Feedback.from_json(text)
+
+
+@pytest.mark.parametrize("kind", ["grid", "topk"])
+def test_of_bfloat16_nothing_is_kept(kind):
+    """It is rounded like any other, but numpy has no sums of it."""
+    random = np.random.RandomState(0)
+    words = {n: (random.standard_normal(100).astype("f4").view("u4") >> 16).astype("u2") for n in ("old", "new")}
+    base, target = (
+        Artifact({"h": words[n], "w": words[n].astype("f4")}, dtypes={"h": "bfloat16"}) for n in ("old", "new")
+    )
+    sent = send(target, base, Rounding(kind=kind, share=0.2), ALL, None)
+    assert set(sent.residual) == {"w"}
+    assert not np.array_equal(sent.artifact["h"], target["h"])

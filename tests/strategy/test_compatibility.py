@@ -5,13 +5,15 @@ import logging
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from flwr.server.workflow import SecAggPlusWorkflow
+from flwr.server.workflow import SecAggPlusWorkflow, SecAggWorkflow
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedXgbBagging, FedXgbCyclic, Strategy
 
 from flserve_app.client import versioned_mod
 from flserve_app.client.integers import floats_only
 from flserve_app.client.records import to_artifact, to_record
+from flserve_app.codec.feedback import Feedback
+from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import ConfigError
 from flserve_app.strategy import VersionedStrategy, check_strategy
 from flserve_app.strategy.compatibility import TABLE
@@ -121,6 +123,59 @@ def test_tree_ensembles_are_refused(tmp_path, kind):
 def test_secure_aggregation_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"SecAggPlusWorkflow cannot be combined .* masks what a client sends"):
         VersionedStrategy(SecAggPlusWorkflow(num_shares=3, reconstruction_threshold=2), store=tmp_path)
+
+
+def lossy_uplinks():
+    on, off = Feedback(), Feedback(decay=0)
+    return {
+        ("topk", True): Lossy(name="topk", feedback=on),
+        ("topk", False): Lossy(name="topk", feedback=off),
+        ("grid", True): Lossy(name="grid", feedback=on),
+        ("grid", False): Lossy(name="grid", feedback=off),
+        ("dither", False): Lossy(name="grid", feedback=off, dither=True),
+    }
+
+
+NO_SPARSE = {"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan"}
+NO_FEEDBACK = {name for name in WRAPPERS if "ClientSide" in name}
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *WRAPPERS])
+@pytest.mark.parametrize("kind", lossy_uplinks(), ids=str)
+def test_lossy_uplinks_are_refused_where_they_break_a_guarantee(tmp_path, name, kind):
+    uplink = lossy_uplinks()[kind]
+    said = ""
+    if kind[0] == "topk" and name in NO_SPARSE:
+        said = f"uplink topk cannot be combined with {name}: it compares replies .*; use uplink=grid"
+    elif kind[1] and name in NO_FEEDBACK:
+        said = rf"uplink {kind[0]} with error feedback cannot be combined with {name}\(FedAvg\): its clipping has to .*"
+    if not said:
+        VersionedStrategy(made(name), store=tmp_path / "s", uplink=uplink)
+        return
+    with pytest.raises(ConfigError, match=said):
+        VersionedStrategy(made(name), store=tmp_path / "s", uplink=uplink)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("inside", sorted(NO_SPARSE))
+def test_what_is_inside_privacy_is_asked_too(tmp_path, inside):
+    wrapped = made("DifferentialPrivacyServerSideFixedClipping", inside=inside)
+    with pytest.raises(ConfigError, match=rf"uplink topk cannot be combined with .*\({inside}\): it compares"):
+        VersionedStrategy(wrapped, store=tmp_path, uplink=lossy_uplinks()["topk", False])
+
+
+@pytest.mark.parametrize("kind", lossy_uplinks(), ids=str)
+@pytest.mark.parametrize("workflow", [SecAggWorkflow, SecAggPlusWorkflow])
+def test_secure_aggregation_is_refused_with_every_uplink(tmp_path, kind, workflow):
+    settings = {"reconstruction_threshold": 2} | ({"num_shares": 3} if workflow is SecAggPlusWorkflow else {})
+    with pytest.raises(ConfigError, match=f"{workflow.__name__} cannot be combined .* masks what a client sends"):
+        VersionedStrategy(workflow(**settings), store=tmp_path, uplink=lossy_uplinks()[kind])
+
+
+def test_versions_are_not_dithered(tmp_path):
+    with pytest.raises(ConfigError, match=r"codec grid cannot be dithered: .*; dither is for the uplink"):
+        VersionedStrategy(store=tmp_path / "s", codec=lossy_uplinks()["dither", False])
+    assert not (tmp_path / "s").exists()
 
 
 def test_what_is_refused_is_refused_inside_a_wrapper_and_by_descent():

@@ -152,3 +152,16 @@ def test_a_first_version_with_a_seed_is_a_recipe(registry):
     assert again.recipe == publisher.recipe
     assert again.plan((), first.digest, BASIC | {RECIPE}).steps == (Step(None, first.digest, "recipe"),)
     assert publisher.plan((), second.digest).kind == "full"
+
+
+def test_a_version_that_was_rolled_back_does_not_lead_to_the_current_one(publisher, registry):
+    versions = [publisher.publish(each, number) for number, each in enumerate((ONE, TWO, OTHER))]
+    assert all(publisher.leads_to_current(version.digest) for version in versions)
+    assert not publisher.leads_to_current(LIKE_ONE.digest)
+    back = registry.publish("m", LIKE_ONE, parent=1, round=3, run=None, codec="lossless")
+    publisher.adopt(back, LIKE_ONE)
+    led = [publisher.leads_to_current(each.digest) for each in (ONE, TWO, OTHER, LIKE_ONE)]
+    assert led == [True, True, False, True]
+    resumed = Publisher(registry, "m", "lossless")
+    resumed.adopt(back, LIKE_ONE)
+    assert [resumed.leads_to_current(each.digest) for each in (ONE, TWO, OTHER, LIKE_ONE)] == led
