@@ -106,7 +106,7 @@ class CacheDirectory:
         except OSError:
             return None
 
-    def put_beside(self, model: str, data: Sequence[bytes]) -> None:
+    def put_beside(self, model: str, data: Sequence[bytes | memoryview]) -> None:
         """Keep something beside this client's version of a model; nothing is kept if the directory cannot be written.
 
         What was there before is gone then, too: it says no longer what is so.

@@ -109,7 +109,7 @@ class Held:
         kept = self._state.get(_BESIDE)
         return kept[model].data if isinstance(kept, ArrayRecord) and model in kept else None
 
-    def put_beside(self, model: str, nbytes: int, data: Sequence[bytes]) -> None:
+    def put_beside(self, model: str, nbytes: int, data: Sequence[bytes | memoryview]) -> None:
         """Keep something beside a model of `nbytes`, where its version is kept; nothing if that cannot be written."""
         if self._on_disk(nbytes):
             with suppress(OSError):

@@ -18,10 +18,11 @@ import json
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from flserve_app.artifact import Artifact
-from flserve_app.codec import decode, encode
+from flserve_app.codec import decode, encode_parts
 from flserve_app.codec.feedback import both
 from flserve_app.errors import FlserveError
 
@@ -81,17 +82,17 @@ class Leftover:
         latest = Pending(update=update, carried=self.residual, rest=rest)
         return Leftover(pending=(*self.pending, latest)[-MOST_PENDING:])
 
-    def to_bytes(self, structure: str) -> list[bytes]:
-        """Return it in parts.
+    def to_bytes(self, structure: str) -> list[bytes | memoryview]:
+        """Return it in parts, which are the tensors' own memory where they can be.
 
         Args:
             structure: As `structure_of` gives it.
         """
-        payloads = [b"" if part is None else encode(part, None, "full") for part in self._parts()]
-        sizes = list(map(len, payloads))
+        payloads = [[] if part is None else list(encode_parts(part, None, "full")) for part in self._parts()]
+        sizes = [sum(map(len, payload)) for payload in payloads]
         updates = [each.update for each in self.pending]
         head = json.dumps({"structure": structure, "updates": updates, "sizes": sizes}).encode()
-        return [hashlib.sha256(head).digest(), _LENGTH.pack(len(head)), head, *payloads]
+        return [hashlib.sha256(head).digest(), _LENGTH.pack(len(head)), head, *chain(*payloads)]
 
     def _parts(self) -> Iterator[Artifact | None]:
         yield self.residual

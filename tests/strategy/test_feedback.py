@@ -114,13 +114,16 @@ def trained_in(message):
     return message.content["metrics"]["trained-in"]
 
 
-@pytest.fixture(params=["state", "directory"])
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(params=["state", pytest.param("directory", marks=SLOW)])
 def config(request, tmp_path):
     return {} if request.param == "state" else {"cache-dir": str(tmp_path / "cache")}
 
 
 @pytest.mark.parametrize("codec", [SPARSE, COARSE], ids=["topk", "grid"])
-@pytest.mark.parametrize("evaluate", [0, SIZE])
+@pytest.mark.parametrize("evaluate", [0, pytest.param(SIZE, marks=SLOW)])
 def test_updates_and_residuals_are_all_that_was_learned(tmp_path, config, codec, evaluate):
     books = Books()
     grid = fleet(books, node_config=config)
@@ -212,6 +215,7 @@ def test_a_client_that_is_served_again_in_the_round_counts_once(tmp_path, config
     balanced(run, books)
 
 
+@SLOW
 @pytest.mark.parametrize("rule", ["drop", "rebase"])
 @pytest.mark.parametrize("evaluate", [0, SIZE])
 @pytest.mark.parametrize("exchanges", [1, 2, 4])
@@ -288,18 +292,21 @@ def digest(store, cache, rounds=4, train=3, **options):
     return federate(store, grid=grid, inner=fedavg(SIZE, train), uplink=SPARSE, rounds=rounds, **options).digest
 
 
+@SLOW
 def test_two_runs_are_alike_and_a_resumed_one_too(tmp_path):
     one, other = (digest(tmp_path / name, tmp_path / f"cache-{name}") for name in "ab")
     digest(tmp_path / "c", tmp_path / "cache-c", rounds=2)
     assert one == other == digest(tmp_path / "c", tmp_path / "cache-c", resume=True)
 
 
+@SLOW
 def test_a_run_of_another_history_begins_without_what_is_left_of_it(tmp_path):
     clean = digest(tmp_path / "a", tmp_path / "cache-a")
     digest(tmp_path / "b", tmp_path / "cache", rounds=3, seed=5)
     assert digest(tmp_path / "c", tmp_path / "cache") == clean
 
 
+@SLOW
 def test_a_run_that_is_resumed_at_an_older_version_does_so_too(tmp_path):
     """All clients went on from the older version: what is left of that belongs to versions that are no more."""
     digest(tmp_path / "s", tmp_path / "cache", rounds=2, train=SIZE)
@@ -327,6 +334,7 @@ def test_without_feedback_clients_are_told_nothing_and_keep_nothing(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.leftover"))
 
 
+@SLOW
 def test_a_dithered_run_repeats_and_depends_on_the_seed(tmp_path):
     dithered = Lossy(name="grid", feedback=Feedback(decay=0), dither=True)
     one, other, third = (
