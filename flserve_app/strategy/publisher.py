@@ -19,15 +19,16 @@ from flwr.app import ArrayRecord
 from flserve_app.artifact import Artifact
 from flserve_app.client.recipe import Recipe, recipe_of
 from flserve_app.client.records import to_artifact, to_record
-from flserve_app.codec import encode, inspect
+from flserve_app.codec import encode
 from flserve_app.codec.lossy import Lossy, send
 from flserve_app.delivery import CacheInfo, Payloads, Plan, Step, exact, whole
 from flserve_app.errors import CorruptBlob, FlserveError, NotFound
 from flserve_app.fleet import BASIC, RECIPE
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
+from flserve_app.strategy.annex import State
 from flserve_app.strategy.planner import Planner
-from flserve_app.strategy.remainder import State, joined, parted
+from flserve_app.strategy.remainder import joined, parted
 
 
 @final
@@ -107,7 +108,7 @@ class Publisher:
         version = self._store(sent.artifact, server_round, joined(state, sent.residual), delta)
         self._residual = sent.residual
         if delta is not None:
-            self._payloads.put(Step(before, sent.artifact.digest, inspect(delta).codec), delta)
+            self._payloads.put(Step(before, sent.artifact.digest, rounding.kind), delta)
         return version
 
     def recall(self, found: State | None, version: str) -> State | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from flserve_app.artifact import Artifact
 from flserve_app.codec import decode, encode
 from flserve_app.errors import FlserveError, StoreError
-from flserve_app.strategy.annex import State as State
-from flserve_app.strategy.annex import attached, detached
+from flserve_app.strategy.annex import State, attached, detached
 
 _MARK = "residual"
 
