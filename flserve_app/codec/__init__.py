@@ -4,6 +4,7 @@ The payload format is specified in `container`; what travels how is decided by `
 """
 
 from flserve_app.codec.codecs import CODECS, Codec
+from flserve_app.codec.composed import encode_composed
 from flserve_app.codec.decoder import DEFAULT_MAX_BYTES, decode
 from flserve_app.codec.encoder import encode, encode_parts, encode_rounded, encode_rounded_parts
 from flserve_app.codec.info import PayloadInfo, TensorInfo, inspect
@@ -19,6 +20,7 @@ __all__ = [
     "TensorInfo",
     "decode",
     "encode",
+    "encode_composed",
     "encode_parts",
     "encode_rounded",
     "encode_rounded_parts",

@@ -51,20 +51,16 @@ def moved(words: Words, steps: Steps, exponent: int, dtype: DType) -> Words:
         return words_of_floats(values + steps.astype(values.dtype) * values.dtype.type(2.0**exponent), dtype)
 
 
-def steps_between(base: Words, target: Words, exponent: int, dtype: DType) -> Steps | None:
-    """Return by how many steps (n,) values have to move to become others; None if some cannot.
+def nearest_steps(base: Words, target: Words, exponent: int, dtype: DType) -> Steps | None:
+    """Return by how many steps (n,) values move to come nearest to others; None if some are out of reach.
 
     Args:
         base: Words (n,) of the values.
-        target: Words (n,) of what they become, each other than the base's.
+        target: Words (n,) of what they become.
         exponent: Of the step.
         dtype: What the words are.
     """
     with np.errstate(all="ignore"):
         ways = floats_of(target, dtype).astype(np.float64) - floats_of(base, dtype)
         counts = np.rint(ways * 2.0**-exponent)
-    if not (np.abs(counts) < MOST_STEPS).all():
-        return None
-    steps = counts.astype(np.int64)
-    exact = steps.all() and np.array_equal(moved(base, steps, exponent, dtype), target)
-    return steps if exact else None
+    return counts.astype(np.int64) if (np.abs(counts) < MOST_STEPS).all() else None

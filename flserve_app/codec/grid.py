@@ -9,8 +9,10 @@ are. A body is shorter than its chunk. It is a form byte and
     1  wide     the same as u32
     2  plain    places as gaps, signs, magnitudes    `sparse`
     3  crossed  the same, places by row and column   `sparse`, `crossing`
+    4  patched  varint size and a body of the forms above (or nothing), then what its steps do not give   `patches`
 
-A chunk that no such steps give, to the last bit, travels as its own bytes: the op is exact for any target.
+A target that steps do not give to the last bit, as after several versions at once, is patched; a chunk with values that
+are not finite or too far away travels as its own bytes: the op is exact for any target.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import numpy as np
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import MOST_WORDS, Bins
 from flserve_app.codec.crossing import is_uneven
-from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, steps_between
+from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, nearest_steps
 from flserve_app.codec.grouping import MAX_ROW, MIN_ROW
+from flserve_app.codec.patches import apply_patches, pack_patches
 from flserve_app.codec.rice import Numbers
 from flserve_app.codec.sparse import pack_crossed, pack_plain, unpack_sparse
 from flserve_app.codec.wire import Reader, varint
@@ -33,7 +36,7 @@ from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
-DENSE, WIDE, PLAIN, CROSSED = range(4)
+DENSE, WIDE, PLAIN, CROSSED, PATCHED = range(5)
 _WIDTHS = {DENSE: "<u2", WIDE: "<u4"}
 # Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
 _SPARSE_BELOW = 0.25
@@ -106,15 +109,25 @@ class GridSteps:
         return _chunk_words(self.row)
 
     def pack(self, target: Words, base: Words | None, span: slice) -> bytes:
-        """Return the body of the words in the span, or the words themselves where they are not on the grid."""
+        """Return the body of the words in the span, or the words themselves where no steps lead near them."""
         new, old = target[span], _based(base)[span]
-        places = np.flatnonzero(new != old)
-        if not places.size:
+        changed = np.flatnonzero(new != old)
+        if not changed.size:
             return b""
-        steps = steps_between(old[places], new[places], self.exponent, self.dtype)
-        if steps is None:
+        some, wanted = old[changed], new[changed]
+        counts = nearest_steps(some, wanted, self.exponent, self.dtype)
+        if counts is None:
             return new.tobytes()
-        return min(self._forms(places, steps, new.size), key=len)
+        moving = np.flatnonzero(counts)
+        places, steps = changed[moving], counts[moving]
+        reached = moved(some[moving], steps, self.exponent, self.dtype)
+        stepped = min(self._forms(places, steps, new.size), key=len) if moving.size else b""
+        if moving.size == changed.size and np.array_equal(reached, wanted):
+            return stepped
+        patches = pack_patches(new, _with(old, places, reached), places, changed[counts == 0], self.dtype)
+        if patches is None:
+            return new.tobytes()
+        return bytes((PATCHED,)) + varint(len(stepped)) + stepped + patches
 
     def unpack(self, body: memoryview, base: Words | None, span: slice, out: Words) -> None:
         """Fill the words of the span."""
@@ -124,6 +137,16 @@ class GridSteps:
             return
         if len(body) > out.nbytes:
             raise CodecError(f"chunk of {out.nbytes} bytes has a body of {len(body)}")
+        if body[0] != PATCHED:
+            self._move(body, out)
+            return
+        reader = Reader(body[1:], "patched chunk")
+        stepped = reader.take(reader.varint())
+        places = self._move(stepped, out) if stepped else np.zeros(0, np.int64)
+        apply_patches(reader.take(reader.left), places, self.dtype, out)
+
+    def _move(self, body: memoryview, out: Words) -> Numbers:
+        """Move the base's words as a body of steps says; return which (n,)."""
         form, rest = body[0], body[1:]
         if form > CROSSED or (form == CROSSED and not self.row):
             raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
@@ -133,7 +156,8 @@ class GridSteps:
             rows, columns = self._shape(out.size)
             places, steps = unpack_sparse(rest, rows, columns, crossed=form == CROSSED)
         if places.size:
-            out[places] = moved(old[places], steps, self.exponent, self.dtype)
+            out[places] = moved(out[places], steps, self.exponent, self.dtype)
+        return places
 
     def _forms(self, places: Numbers, steps: Steps, words: int) -> Iterator[bytes]:
         share = places.size / words
@@ -147,6 +171,12 @@ class GridSteps:
 
     def _shape(self, words: int) -> tuple[int, int]:
         return (words // self.row, self.row) if self.row else (1, words)
+
+
+def _with(words: Words, places: Numbers, others: Words) -> Words:
+    changed = words.copy()
+    changed[places] = others
+    return changed
 
 
 def _dense(places: Numbers, steps: Steps, words: int) -> bytes:

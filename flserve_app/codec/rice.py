@@ -3,7 +3,8 @@
 A number v with parameter k is its quotient v >> k in unary (so many 0 bits and a 1) and its k low bits. A single
 number without a parameter (`number`) is its bit length in unary, and its bits but the highest. All quotients
 stand in one string of bits, all low bits in another, both with the most significant bit of a byte first and zeros
-up to a whole byte. A body is
+up to a whole byte. Numbers of very different sizes are better `sized`: their bit lengths as a list, and their
+bits but the highest. A body is
 
     size varint of the first string, the first string, the second string
 
@@ -23,6 +24,7 @@ from flserve_app.errors import CodecError
 
 MOST_PARAMETER = 24
 _WORD_BITS = 32
+MOST_SIZED = (1 << _WORD_BITS) - 1
 
 Numbers = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint8]
@@ -61,6 +63,12 @@ class RiceWriter:
             parameter = best_parameter(values)
             self.number(parameter)
             self.coded(values, parameter)
+
+    def sized(self, values: Numbers) -> None:
+        """Write a list of numbers (n,) of 1 to `MOST_SIZED`, whose length the reader knows."""
+        lengths = np.frexp(values)[1].astype(np.int64)
+        self.listed(lengths - 1)
+        self._bits.append(_bits_of(values)[_last(lengths - 1)])
 
     def subset(self, places: Numbers, count: int) -> None:
         """Write which of `count` places are in a set, as gaps between ascending places (n,)."""
@@ -131,13 +139,12 @@ class RiceReader:
         if parameters.size and not 0 <= int(parameters.min()) <= int(parameters.max()) <= MOST_PARAMETER:
             raise CodecError(f"chunk has parameters from {parameters.min()} to {parameters.max()}")
         high = self._take(parameters.size) << parameters
-        stop = self._bit + int(parameters.sum())
-        if stop > self._bits.size:
-            raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
-        filled = np.zeros((parameters.size, _WORD_BITS), np.uint8)
-        filled[_last(parameters)] = self._bits[self._bit : stop]
-        self._bit = stop
-        return high | _values_of(filled)
+        return high | self._low(parameters)
+
+    def sized(self, count: int) -> Numbers:
+        """Return `count` numbers, each of 1 to `MOST_SIZED`."""
+        widths = self.listed(count, _WORD_BITS)
+        return np.int64(1) << widths | self._low(widths)
 
     def listed(self, count: int, below: int) -> Numbers:
         """Return a list of `count` numbers, each less than `below`."""
@@ -159,6 +166,16 @@ class RiceReader:
         left = self._bits[self._bit :]
         if self._next != self._ends.size or left.size > 7 or left.any():
             raise CodecError(f"chunk has {self._ends.size - self._next} numbers and {left.size} bits too many")
+
+    def _low(self, widths: Numbers) -> Numbers:
+        """Return the next numbers (n,) of so many bits each (n,)."""
+        stop = self._bit + int(widths.sum())
+        if stop > self._bits.size:
+            raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
+        filled = np.zeros((widths.size, _WORD_BITS), np.uint8)
+        filled[_last(widths)] = self._bits[self._bit : stop]
+        self._bit = stop
+        return _values_of(filled)
 
     def _take(self, count: int) -> Numbers:
         ends = self._ends[max(0, self._next - 1) : self._next + count]

@@ -1,7 +1,18 @@
 """How a client gets from what it holds to what it shall hold: plans, and the payloads they are made of."""
 
 from flserve_app.delivery.payloads import CacheInfo, Payloads
-from flserve_app.delivery.plan import Offer, Plan, PlanKind, Step, exact, least_direct, least_whole, plan, whole
+from flserve_app.delivery.plan import (
+    Offer,
+    Plan,
+    PlanKind,
+    Step,
+    exact,
+    least_composed,
+    least_direct,
+    least_whole,
+    plan,
+    whole,
+)
 
 __all__ = [
     "CacheInfo",
@@ -11,6 +22,7 @@ __all__ = [
     "PlanKind",
     "Step",
     "exact",
+    "least_composed",
     "least_direct",
     "least_whole",
     "plan",

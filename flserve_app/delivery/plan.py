@@ -9,6 +9,8 @@ plausibly win, and what is sent was measured. Rules:
   does: it is what the others are measured against.
 - A direct delta that was never made is taken for at least 1/16 of the whole model, and at least half of the
   smallest that this run has measured: a chain of known payloads below that is sent without making one.
+- A composed delta (`codec.composed`) is taken for at least what the smallest known payload to the target takes, so that
+  it is made where there is more than one step to go; without any for at least 1/256 of the whole model.
 - The whole model, compressed, is taken for at least 9/10 of what it last took: where the best other way takes
   less it is not made, otherwise it is, and nothing larger is ever sent. Should a version suddenly take much less
   than that, a direct delta takes no more than it and a header: the encoder leaves out a base that does not help.
@@ -34,6 +36,7 @@ SMALLEST = "lossless-small"
 STEP_BYTES = 320
 MAX_STEPS = 128
 LEAST_DIRECT = 16
+LEAST_COMPOSED = 256
 
 
 class Step(NamedTuple):
@@ -129,6 +132,16 @@ def least_direct(whole_bytes: int, measured: int | None) -> int:
         measured: The smallest direct delta of the run so far.
     """
     return max(whole_bytes // LEAST_DIRECT, 0 if measured is None else measured // 2)
+
+
+def least_composed(whole_bytes: int, link: int | None) -> int:
+    """Return the least bytes a composed delta may plausibly take.
+
+    Args:
+        whole_bytes: What the whole artifact takes.
+        link: The smallest known payload to the target that is relative to something.
+    """
+    return whole_bytes // LEAST_COMPOSED if link is None else link
 
 
 def least_whole(last: int) -> int:

@@ -1,8 +1,8 @@
 """What could be sent, for `delivery.plan` to choose from.
 
 Offers are the payloads of the history that lead to a target, those in the cache, a recipe for the first version,
-and two that may have to be made: a direct delta from the first base that can be read, and the whole artifact.
-Rules:
+and some that may have to be made: a direct delta from the first base that can be read, the whole artifact and, where
+versions are rounded, a composed delta from that base. Rules:
 - Plans are kept by what they depend on: clients that hold the same are planned once.
 - What turned out to be unreadable is not offered again, nor anything relative to it.
 """
@@ -15,7 +15,7 @@ from typing import final
 
 from flwr.common.logger import log
 
-from flserve_app.delivery import Offer, Payloads, Plan, Step, exact, least_direct, least_whole, plan
+from flserve_app.delivery import Offer, Payloads, Plan, Step, exact, least_composed, least_direct, least_whole, plan
 from flserve_app.errors import FlserveError
 from flserve_app.fleet import RECIPE
 from flserve_app.registry import Registry
@@ -30,13 +30,22 @@ class Planner:
         payloads: Makes payloads and knows their bytes.
         codec: The delivery codec.
         readable: Whether an artifact can be read, to make a delta from it.
+        rounded: Name of the codec that versions are rounded by, if they are.
     """
 
-    def __init__(self, registry: Registry, payloads: Payloads, codec: str, readable: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        payloads: Payloads,
+        codec: str,
+        readable: Callable[[str], bool],
+        rounded: str | None = None,
+    ) -> None:
         self._registry = registry
         self._payloads = payloads
         self._codec = codec
         self._readable = readable
+        self._rounded = rounded
         self._recipe: Offer | None = None
         self._lost_steps: set[Step] = set()
         self._lost_bases: set[str] = set()
@@ -97,7 +106,7 @@ class Planner:
             return
         if step.base is None:
             self._last_whole = nbytes
-        else:
+        elif step.codec != self._rounded:
             self._least_direct = min(nbytes, self._least_direct or nbytes)
 
     def _offers(self, held: tuple[str, ...], target: str, nbytes: int, takes: frozenset[str]) -> list[Offer]:
@@ -106,10 +115,14 @@ class Planner:
         if self._recipe is not None:
             offers.append(self._recipe)
         last = self._last_whole or max((size for step, size in known.items() if step.base is None), default=nbytes)
+        to_make = {Step(None, target, exact(self._codec)): least_whole(last)}
         base = self._base(held, takes)
-        to_make = [] if base is None else [(base, least_direct(last, self._least_direct))]
-        for origin, least in [*to_make, (None, least_whole(last))]:
-            made = Step(origin, target, exact(self._codec))
+        if base is not None:
+            to_make[Step(base, target, exact(self._codec))] = least_direct(last, self._least_direct)
+            if self._rounded is not None:
+                links = (size for step, size in known.items() if step.target == target and step.base is not None)
+                to_make[Step(base, target, self._rounded)] = least_composed(last, min(links, default=None))
+        for made, least in to_make.items():
             if made not in known:
                 size = self._payloads.size(made)
                 offers.append(Offer(step=made, nbytes=least if size is None else size, known=size is not None))

@@ -19,9 +19,10 @@ from flwr.app import ArrayRecord
 from flserve_app.artifact import Artifact
 from flserve_app.client.recipe import Recipe, recipe_of
 from flserve_app.client.records import to_artifact, to_record
-from flserve_app.codec import encode
+from flserve_app.codec import encode, encode_composed
+from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.lossy import Lossy, send
-from flserve_app.delivery import CacheInfo, Payloads, Plan, Step, exact, whole
+from flserve_app.delivery import CacheInfo, Payloads, Plan, Step, whole
 from flserve_app.errors import CorruptBlob, FlserveError, NotFound
 from flserve_app.fleet import BASIC, RECIPE
 from flserve_app.registry import Registry
@@ -63,7 +64,8 @@ class Publisher:
         self._lossy = lossy
         self._residual: Artifact | None = None
         self._payloads = Payloads(self._make, self._read)
-        self._planner = Planner(registry, self._payloads, codec, self._readable)
+        rounded = None if lossy is None else lossy.name
+        self._planner = Planner(registry, self._payloads, codec, self._readable, rounded)
         self._recipe: Recipe | None = None
         self._visiting: dict[str, Artifact] = {}
         self._numbers: dict[str, int] = {}
@@ -257,6 +259,13 @@ class Publisher:
             return None
 
     def _make(self, step: Step) -> bytes:
-        if exact(step.codec) != step.codec:
-            raise NotFound(f"the {step.codec!r} payload to {step.target[:12]} is gone and cannot be made again")
-        return encode(self.base(step.target), None if step.base is None else self.base(step.base), step.codec)
+        target = self.base(step.target)
+        if step.base is None:
+            return encode(target, None, step.codec)
+        base = self.base(step.base)
+        # Under a codec that rounds, `encode` would lead to a third artifact.
+        return (
+            encode(target, base, step.codec)
+            if codec_named(step.codec).exact
+            else encode_composed(target, base, step.codec)
+        )

@@ -6,7 +6,7 @@ from numpy.random import RandomState
 
 from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import Rounded, decode, encode_rounded, inspect
-from flserve_app.codec.floats import floats_of, moved, steps_between, words_of_floats
+from flserve_app.codec.floats import floats_of, moved, nearest_steps, words_of_floats
 from flserve_app.codec.grid import CHUNK_WORDS, GRID_DELTA
 from flserve_app.errors import CodecError
 from tests.codec.examples import bits
@@ -64,14 +64,15 @@ def unpacked(dtype, exponent, row, base, target) -> bytes:
 def test_steps_are_found_again(step, found):
     dtype, base = DTYPES["float32"], np.array([0.0], "<f4").view("<u4")
     target = moved(base, np.array([step]), -9, dtype)
-    assert steps_between(base, target, -9, dtype).tolist() == [found]
+    assert nearest_steps(base, target, -9, dtype).tolist() == [found]
 
 
-def test_what_is_off_the_grid_is_not_taken_for_steps():
+def test_what_is_off_the_grid_is_near_a_step_or_out_of_reach():
     dtype = DTYPES["float32"]
-    base, target = (np.array([value], "<f4").view("<u4") for value in (1.0, 1.3))
-    assert steps_between(base, target, -3, dtype) is None
-    assert steps_between(base, np.array([1e30], "<f4").view("<u4"), -3, dtype) is None
+    base, target, far = (np.array([value], "<f4").view("<u4") for value in (1.0, 1.3, 1e30))
+    assert nearest_steps(base, target, -3, dtype).tolist() == [2]
+    assert nearest_steps(base, far, -3, dtype) is None
+    assert nearest_steps(base, np.array([np.nan], "<f4").view("<u4"), -3, dtype) is None
 
 
 def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
@@ -86,10 +87,22 @@ def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
     assert [tensor.op for tensor in inspect(payload).tensors] == ["grid-delta"]
 
 
-def test_a_chunk_off_its_grid_travels_as_it_is():
+def test_a_value_off_the_grid_is_patched():
     old = RandomState(0).normal(0, 0.1, CHUNK_WORDS + 1000).astype("f4")
     new = old.copy()
-    new[0] *= 1.7
+    new[7] *= 1.7
+    new[8] = np.nextafter(new[8], np.float32(1))
+    new[9:400] += 2.0**-6
+    base, target = Artifact({"w": old}), Artifact({"w": new})
+    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
+    assert decode(payload, base) == target
+    assert len(payload) < 250
+
+
+def test_a_chunk_that_no_steps_lead_to_travels_as_it_is():
+    old = RandomState(0).normal(0, 0.1, CHUNK_WORDS + 1000).astype("f4")
+    new = old.copy()
+    new[0] = 1e30
     new[-1] += 2.0**-6
     base, target = Artifact({"w": old}), Artifact({"w": new})
     payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
@@ -117,7 +130,10 @@ def test_bad_side_bytes_are_refused(side, dtype, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"\x04\0", "form 4"),
+        (b"\x05\0", "form 5"),
+        (b"\x04\x02\x04\0", "form 4"),
+        (b"\x04\x09\x02", "patched chunk ends"),
+        (b"\x04\0\0", "holds 0 numbers"),
         (b"\x03\0", "form 3"),
         (b"\x00\0", "pcodec"),
         (b"\x02", "list ends"),

@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.codec.rice import RiceReader, RiceWriter, best_parameter, best_parameters, gaps, listed_bits
+from flserve_app.codec.rice import (
+    MOST_SIZED,
+    RiceReader,
+    RiceWriter,
+    best_parameter,
+    best_parameters,
+    gaps,
+    listed_bits,
+)
 from flserve_app.codec.wire import varint
 from flserve_app.errors import CodecError
 
@@ -41,6 +49,24 @@ def test_lists_subsets_and_bits_come_back_in_order(lists, width):
         assert np.array_equal(reader.subset(5001), np.unique(numbers))
         assert np.array_equal(reader.fixed(numbers.size, width), numbers & (1 << width) - 1)
     reader.end()
+
+
+@given(st.lists(st.one_of(st.integers(1, 5), st.integers(1, MOST_SIZED)), max_size=40))
+def test_sized_numbers_come_back(numbers):
+    writer = RiceWriter()
+    writer.number(0)
+    writer.sized(np.array(numbers, np.int64))
+    reader = reading(writer)
+    assert reader.number() == 0
+    assert reader.sized(len(numbers)).tolist() == numbers
+    reader.end()
+
+
+def test_a_large_number_among_small_ones_costs_little_when_sized():
+    numbers = np.array([1] * 100 + [MOST_SIZED])
+    writer = RiceWriter()
+    writer.sized(numbers)
+    assert len(writer.body()) < 30
 
 
 @given(NUMBERS.filter(len), st.data())

@@ -1,9 +1,14 @@
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from flserve_app.artifact import Artifact
+from flserve_app.codec import decode
+from flserve_app.codec.lossy import Lossy
+from flserve_app.codec.ramp import Ramp
+from flserve_app.delivery import Step
 from flserve_app.fleet import BASIC, CHAIN
 from flserve_app.registry import Registry
 from flserve_app.strategy.publisher import Publisher
@@ -108,3 +113,49 @@ def test_a_payload_in_the_cache_is_a_link_where_the_history_has_a_keyframe(tmp_p
         plan, _ = publisher.deliver((artifacts[0].digest,), artifacts[2].digest, CHAINS)
         assert plan.kind == "chain"
         assert publisher.cache_info().encodes == before
+
+
+def rounded(registry, count):
+    """Publish versions that a lossy codec rounded; return the publisher and them."""
+    publisher = Publisher(registry, "m", "lossless-small", lossy=Lossy(name="topk", share=Ramp(0.02, 0.02, 0)))
+    published = []
+    for number, artifact in enumerate(dense(count)):
+        publisher.publish(artifact, number)
+        published.append(publisher.artifact)
+    return publisher, published
+
+
+TOPK = CHAINS | {"topk"}
+
+
+def test_rounded_versions_compose_to_one_payload_that_takes_less_than_the_chain(registry):
+    publisher, published = rounded(registry, 6)
+    plan, payloads = publisher.deliver((published[0].digest,), published[-1].digest, TOPK)
+    assert plan.steps == (Step(published[0].digest, published[-1].digest, "topk"),)
+    assert decode(*payloads.values(), published[0]) == published[-1]
+    chain = [registry.payload(after.digest, before.digest, "topk") for before, after in pairwise(published)]
+    assert sum(map(len, payloads.values())) < sum(map(len, chain))
+    assert publisher.cache_info().encodes == 1
+
+
+def test_one_step_is_the_payload_of_the_history_and_costs_no_encode(registry):
+    publisher, published = rounded(registry, 4)
+    plan, payloads = publisher.deliver((published[-2].digest,), published[-1].digest, TOPK)
+    assert plan.kind == "delta"
+    assert list(payloads.values()) == [registry.payload(published[-1].digest, published[-2].digest, "topk")]
+    assert publisher.cache_info().encodes == 0
+
+
+def test_clients_that_take_no_rounded_payloads_get_none(registry):
+    publisher, published = rounded(registry, 4)
+    plan, payloads = publisher.deliver((published[0].digest,), published[-1].digest, CHAINS)
+    assert {step.codec for step in plan.steps} <= {"lossless", "lossless-small"}
+    assert decode(*payloads.values(), published[0]) == published[-1]
+
+
+def test_a_thousand_clients_on_five_bases_cost_five_composed_encodes(registry):
+    publisher, published = rounded(registry, 8)
+    bases = [artifact.digest for artifact in published[:5]]
+    for client in range(1000):
+        publisher.deliver((bases[client % 5],), published[-1].digest, TOPK)
+    assert publisher.cache_info().encodes == 5

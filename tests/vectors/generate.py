@@ -147,7 +147,13 @@ def _stepped() -> dict[str, tuple[Artifact, Artifact]]:
         "plain": few * signs * random.randint(1, 4, old.shape),
         "crossed": some * signs,
     }
-    return {form: (_added(old[: len(each)], each), Artifact({"w": old[: len(each)]})) for form, each in steps.items()}
+    vectors = {
+        form: (_added(old[: len(each)], each), Artifact({"w": old[: len(each)]})) for form, each in steps.items()
+    }
+    plain, _ = vectors["plain"]
+    off = plain["w"].copy()
+    off.view("<u4")[5:9, ::7] += np.arange(5, dtype="<u4")
+    return {**vectors, "patched": (Artifact({"w": off}), Artifact({"w": old}))}
 
 
 def _added(old: np.ndarray, steps: np.ndarray) -> Artifact:

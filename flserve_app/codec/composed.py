@@ -1,0 +1,100 @@
+"""One payload over several versions: what a chain of steps on grids comes to, as steps on one grid.
+
+Wherever versions were rounded, a value's change over several of them is a sum of whole steps, of different sizes
+perhaps. On the grid of the smallest these are whole steps again, but for what rounding lost in between (`patches`).
+The grid is found from the two artifacts alone, so that a payload can be made from any version to any other, with
+no look at what led there. For each tensor, of the exponents of the lowest bit that is set in a change, the one is
+taken that has the least of
+
+    sum over changes: 2 log2(1 + |q|), and where q steps do not give the target 8 + 2 log2(1 + rest / ulp)
+
+over an even sample of the changes. A tensor for which it comes to more than `MOST_BITS` a change is not on any grid and
+travels as the codec has it. All are functions of the arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+
+import numpy as np
+
+from flserve_app.artifact import Artifact, dtype_named
+from flserve_app.codec.codecs import Codec
+from flserve_app.codec.encoder import encode_rounded
+from flserve_app.codec.floats import MOST_EXPONENT, MOST_STEPS, Floats, floats_of
+from flserve_app.codec.rounding import Rounded
+from flserve_app.codec.words import words_of
+
+MOST_BITS = 16.0
+_SAMPLE = 1 << 13
+_MOST_GRIDS = 24
+_MANTISSA = {"float32": 24, "float64": 53, "float16": 11, "bfloat16": 8}
+
+
+def encode_composed(target: Artifact, base: Artifact, codec: str | Codec = "grid") -> bytes:
+    """Return a payload that takes a holder of `base` to exactly `target`, by steps on grids where these lead there.
+
+    Args:
+        target: What the receiver shall hold: a version that came from the base by rounded changes, or any other.
+        base: What it holds.
+        codec: Codec, or the name of one, that stands in the header; tensors on no grid travel as it offers.
+
+    Raises:
+        CodecError: If there is no codec of that name.
+    """
+    exponents = dict(_exponents(target, base))
+    return encode_rounded(Rounded(artifact=target, exponents=MappingProxyType(exponents)), base, codec)
+
+
+def _exponents(target: Artifact, base: Artifact) -> Iterator[tuple[str, int]]:
+    for name, spec in target.specs.items():
+        if spec.dtype in _MANTISSA and base.specs.get(name) == spec:
+            exponent = grid_between(target, base, name)
+            if exponent is not None:
+                yield name, exponent
+
+
+def grid_between(target: Artifact, base: Artifact, name: str) -> int | None:
+    """Return log2 of the step on which a tensor of floats moved; None if it did not move, or on no grid.
+
+    Args:
+        target: Where it moved to.
+        base: Where from; it has the same dtype and shape there.
+        name: The tensor.
+    """
+    dtype = dtype_named(target.specs[name].dtype)
+    new, old = words_of(target[name], dtype), words_of(base[name], dtype)
+    changed = np.flatnonzero(new != old)
+    some = changed[:: -(-changed.size // _SAMPLE)] if changed.size else changed
+    with np.errstate(all="ignore"):
+        values = floats_of(new[some], dtype).astype(np.float64)
+        changes = values - floats_of(old[some], dtype)
+        usable = np.isfinite(changes) & (changes != 0)
+        values, changes = values[usable], np.abs(changes[usable])
+        if not changes.size:
+            return None
+        ulps = np.ldexp(1.0, np.frexp(values)[1] - _MANTISSA[dtype.name])
+        costs = {int(exponent): _cost(changes, ulps, int(exponent)) for exponent in _candidates(changes)}
+    found = min(costs, key=lambda exponent: (costs[exponent], exponent), default=None)
+    return None if found is None or costs[found] > MOST_BITS else found
+
+
+def _candidates(changes: Floats) -> Floats:
+    """Return the exponents of the lowest bits of changes (n,), those that occur most."""
+    mantissa, exponent = np.frexp(changes)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    lowest = exponent - 54 + np.frexp((whole & -whole).astype(np.float64))[1]
+    found, counts = np.unique(lowest[np.abs(lowest) <= MOST_EXPONENT], return_counts=True)
+    most: Floats = found[np.argsort(-counts, kind="stable")[:_MOST_GRIDS]]
+    return most
+
+
+def _cost(changes: Floats, ulps: Floats, exponent: int) -> float:
+    """Return about how many bits a change takes as steps of 2**exponent, in the mean; inf if some are out of reach."""
+    steps = np.rint(changes * 2.0**-exponent)
+    if steps.max() >= MOST_STEPS:
+        return float("inf")
+    rest = np.abs(changes - steps * 2.0**exponent)
+    patches = np.where(rest > ulps / 2, 8 + 2 * np.log2(1 + rest / ulps), 0.0)
+    return float(np.mean(2 * np.log2(1 + steps) + patches))
