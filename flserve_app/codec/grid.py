@@ -25,12 +25,11 @@ import numpy as np
 
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import MOST_WORDS, Bins
-from flserve_app.codec.crossing import is_uneven
 from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, nearest_steps
 from flserve_app.codec.grouping import MAX_ROW, MIN_ROW
 from flserve_app.codec.patches import apply_patches, pack_patches
 from flserve_app.codec.rice import Numbers
-from flserve_app.codec.sparse import pack_crossed, pack_plain, unpack_sparse
+from flserve_app.codec.sparse import pack_sparse, unpack_sparse
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
@@ -163,9 +162,8 @@ class GridSteps:
         share = places.size / words
         rows, columns = self._shape(words)
         if share < _SPARSE_BELOW:
-            yield bytes((PLAIN,)) + pack_plain(places, steps, rows, columns)
-            if self.row and is_uneven(places, rows, columns):
-                yield bytes((CROSSED,)) + pack_crossed(places, steps, rows, columns)
+            body, crossed = pack_sparse(places, steps, rows, columns)
+            yield bytes((CROSSED if crossed else PLAIN,)) + body
         if share > _DENSE_ABOVE:
             yield _dense(places, steps, words)
 

@@ -106,17 +106,19 @@ class Moves:
         return cls(target, base, finite)
 
     def sample(self, most: int) -> Floats:
-        """Return the magnitudes of all changes, or of about `most` of them, evenly spread: (n,), float64."""
+        """Return the magnitudes of all changes, or of about `most` of them, evenly spread: (n,), a new array."""
         total = sum(extent.count for extent in self.extents.values())
-        parts = [np.zeros(0)]
-        for name in self.extents:
+
+        def some(name: str) -> Floats:
             spec = self.target.specs[name]
             stride = _stride(-(-total // most), spec.shape[-1] if spec.shape else 1)
             dtype = dtype_named(spec.dtype)
             words = (words_of(artifact[name], dtype)[::stride] for artifact in (self.target, self.base))
-            target, base = (floats_of(np.ascontiguousarray(some), dtype) for some in words)
-            parts.append(np.abs(target - base).astype(np.float64))
-        return np.concatenate(parts)
+            target, base = (floats_of(np.ascontiguousarray(each), dtype) for each in words)
+            return np.abs(target - base)
+
+        nbytes = sum(self.target.specs[name].nbytes for name in self.extents)
+        return np.concatenate([np.zeros(0, np.float32), *gather(some, list(self.extents), nbytes)])
 
     def kept_mean(self, name: str, least: float) -> float:
         """Return the mean magnitude of a tensor's changes of at least `least`; 0 if there are none."""

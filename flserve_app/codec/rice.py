@@ -75,6 +75,11 @@ class RiceWriter:
         self.number(places.size)
         self.listed(gaps(places))
 
+    def size(self) -> int:
+        """Return how many bytes `body` has."""
+        first, second = sum(int(each.sum()) + each.size for each in self._quotients), sum(map(len, self._bits))
+        return len(varint(-(-first // 8))) + -(-first // 8) + -(-second // 8)
+
     def body(self) -> bytes:
         """Return all that was written."""
         ends = np.cumsum(np.concatenate(self._quotients) + 1)

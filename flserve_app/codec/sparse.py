@@ -14,27 +14,38 @@ What is shorter is taken. A chunk that did not move at all has an empty body.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from flserve_app.codec.crossing import read_crossing, write_crossing
+from flserve_app.codec.crossing import is_uneven, read_crossing, write_crossing
 from flserve_app.codec.floats import MOST_STEPS, Steps
 from flserve_app.codec.rice import Numbers, RiceReader, RiceWriter, gaps, listed_bits
 
 _SPARE_NUMBERS = 1 << 10
 
-Write = Callable[[RiceWriter, Numbers, int, int], None]
 
+def pack_sparse(
+    places: Numbers, steps: Steps, rows: int, columns: int, *, crossed: bool | None = None
+) -> tuple[bytes, bool]:
+    """Return the body of steps at places, and whether it has the places by row and column.
 
-def pack_plain(places: Numbers, steps: Steps, rows: int, columns: int) -> bytes:
-    """Return the body of steps (n,), none of them 0, at ascending places (n,), n > 0, whatever the rows."""
-    return _pack(_write_places, places, steps, rows, columns)
-
-
-def pack_crossed(places: Numbers, steps: Steps, rows: int, columns: int) -> bytes:
-    """Return the body with places by row and column."""
-    return _pack(write_crossing, places, steps, rows, columns)
+    Args:
+        places: Ascending (n,), n > 0.
+        steps: Steps (n,), none of them 0.
+        rows: Of the matrix.
+        columns: Likewise.
+        crossed: Whether to tell the places by row and column; None to do what is shorter.
+    """
+    written = RiceWriter()
+    if not crossed:
+        written.subset(places, rows * columns)
+    if crossed or (crossed is None and rows > 1 and is_uneven(places, rows, columns)):
+        by_row = RiceWriter()
+        write_crossing(by_row, places, rows, columns)
+        crossed = bool(crossed) or by_row.size() < written.size()
+        written = by_row if crossed else written
+    _write_signs(written, steps < 0, places // columns)
+    _write_magnitudes(written, np.abs(steps))
+    return written.body(), bool(crossed)
 
 
 def unpack_sparse(body: memoryview, rows: int, columns: int, *, crossed: bool) -> tuple[Numbers, Steps]:
@@ -51,18 +62,6 @@ def unpack_sparse(body: memoryview, rows: int, columns: int, *, crossed: bool) -
     reader.end()
     np.negative(steps, out=steps, where=down)
     return places, steps
-
-
-def _pack(write: Write, places: Numbers, steps: Steps, rows: int, columns: int) -> bytes:
-    writer = RiceWriter()
-    write(writer, places, rows, columns)
-    _write_signs(writer, steps < 0, places // columns)
-    _write_magnitudes(writer, np.abs(steps))
-    return writer.body()
-
-
-def _write_places(writer: RiceWriter, places: Numbers, rows: int, columns: int) -> None:
-    writer.subset(places, rows * columns)
 
 
 def _write_signs(writer: RiceWriter, down: np.ndarray, rows: Numbers) -> None:

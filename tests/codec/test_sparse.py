@@ -5,11 +5,9 @@ from hypothesis import strategies as st
 from numpy.random import RandomState
 
 from flserve_app.codec.crossing import is_uneven
-from flserve_app.codec.sparse import pack_crossed, pack_plain, unpack_sparse
+from flserve_app.codec.sparse import pack_sparse, unpack_sparse
 from flserve_app.errors import CodecError
 from tests.codec.mutations import mutations
-
-PACKS = {False: pack_plain, True: pack_crossed}
 
 
 def spotted(seed: int, rows: int, columns: int, share: float):
@@ -34,7 +32,7 @@ def chunks(draw):
 @given(chunk=chunks())
 def test_steps_come_back(crossed, chunk):
     places, steps, rows, columns = chunk
-    found = unpack_sparse(memoryview(PACKS[crossed](*chunk)), rows, columns, crossed=crossed)
+    found = unpack_sparse(memoryview(pack_sparse(*chunk, crossed=crossed)[0]), rows, columns, crossed=crossed)
     assert np.array_equal(found[0], places)
     assert np.array_equal(found[1], steps)
 
@@ -44,19 +42,28 @@ def test_rows_and_columns_that_change_often_save_bytes():
     places = np.sort(RandomState(1).permutation(128 * 512)[: uneven[0].size])
     assert is_uneven(uneven[0], 128, 512)
     assert not is_uneven(places, 128, 512)
-    assert len(pack_crossed(*uneven, 128, 512)) < 0.9 * len(pack_plain(*uneven, 128, 512))
+    body, crossed = pack_sparse(*uneven, 128, 512)
+    assert crossed
+    assert len(body) < 0.9 * len(pack_sparse(*uneven, 128, 512, crossed=False)[0])
+
+
+@given(chunk=chunks())
+def test_the_shorter_way_is_taken(chunk):
+    body, crossed = pack_sparse(*chunk)
+    assert body == pack_sparse(*chunk, crossed=crossed)[0]
+    assert len(body) <= len(pack_sparse(*chunk, crossed=False)[0])
 
 
 def test_a_sign_that_prevails_in_a_row_is_told_once():
     places, steps = spotted(0, 64, 256, 0.05)
     mixed = steps * (RandomState(2).randint(0, 2, steps.size) * 2 - 1)
-    saved = len(pack_plain(places, mixed, 64, 256)) - len(pack_plain(places, steps, 64, 256))
+    saved = len(pack_sparse(places, mixed, 64, 256)[0]) - len(pack_sparse(places, steps, 64, 256)[0])
     assert saved > steps.size / 8 - 64 / 8 - 8
 
 
 @pytest.mark.parametrize("crossed", [False, True])
 def test_damaged_bodies_are_read_or_refused_and_never_out_of_bounds(crossed):
-    body = PACKS[crossed](*spotted(3, 12, 40, 0.05), 12, 40)
+    body = pack_sparse(*spotted(3, 12, 40, 0.05), 12, 40, crossed=crossed)[0]
     refused = 0
     for _, damaged in mutations([body], 1500, seed=1):
         try:
