@@ -96,7 +96,10 @@ def bench_bytes(
     settings: Annotated[str, typer.Option(help="Settings, with commas between; default: all.")] = "",
     models: Annotated[str, typer.Option(help="Models: small, large or both; default: both.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, as 0,3 or 0-9; default: those a setting is meant to have.")] = "",
-    rounds: Annotated[int | None, typer.Option(min=1, help="Most rounds of a run; default: 40 or 60.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rounds of plain FedAvg; the others have up to half as many more. Default: 40."),
+    ] = None,
     folder: Annotated[
         Path, typer.Option("--out", help="Folder of finished runs; started again, what is there is not run again.")
     ] = Path("outputs/bench-bytes"),

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from flserve_app.compose.summary import readable_bytes
 from flserve_app.config import Composed, load
 from flserve_app.errors import ConfigError
 from flserve_app.experiments.byte_curve import MARGIN, WINDOW, Curve, compare, curve_of, summed_up
-from flserve_app.experiments.byte_settings import FEWEST_SEEDS, PLAIN, SETTINGS, Size, sizes_of
+from flserve_app.experiments.byte_settings import FEWEST_SEEDS, PLAIN, PLAIN_ROUNDS, SETTINGS, Size, sizes_of
 from flserve_app.experiments.bytes_plot import check_plot, plot
 from flserve_app.experiments.eight_bit import run_eight_bit
 from flserve_app.experiments.engine import federate
@@ -71,7 +72,7 @@ def run(
         settings: Keys of `SETTINGS`; all by default. Plain FedAvg is run in any case.
         models: Keys of `SIZES`; all by default. Overrides that choose a model leave that one alone.
         seeds: Seeds of every setting and model; by default those that each is meant to have.
-        rounds: Most rounds of a run.
+        rounds: Rounds of plain FedAvg; the others have more, in the same ratio as by default.
         overrides: Further Hydra overrides, the same for every run.
         draw: Whether to draw `bytes-<model>.png`.
         note: Told of every finished run.
@@ -167,9 +168,10 @@ def _jobs(
 
 
 def _composed(size: Size, setting: str, rounds: int | None, overrides: Sequence[str]) -> Composed:
-    planned = SETTINGS[setting].rounds
-    last = f"num_rounds={planned if rounds is None else min(planned, rounds)}"
-    return load(["experiment=bytes", *size.overrides, *SETTINGS[setting].overrides, last, *overrides])
+    last = SETTINGS[setting].rounds
+    if rounds is not None:
+        last = ceil(last * rounds / PLAIN_ROUNDS)
+    return load(["experiment=bytes", *size.overrides, *SETTINGS[setting].overrides, f"num_rounds={last}", *overrides])
 
 
 def _clients(job: Job) -> int:
