@@ -5,6 +5,7 @@ Both import Flower, torch and Hydra only when they are called.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,25 @@ def bench_lossy(
         bench.sizes(rounds=rounds, seed=seed, task=task, width=width),
         bench.speeds(megabytes=megabytes, repeats=repeats),
     )
+
+
+@bench_app.command("peers")
+def bench_peers(
+    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds that come before the measured one.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 42,
+    repeats: Annotated[int, typer.Option(min=1, help="Timings; the fastest is shown.")] = 3,
+    task: Annotated[str, typer.Option(help="Images to train on: digits, or mnist5k (extra: mnist).")] = "digits",
+    width: Annotated[int | None, typer.Option(min=1, help="Width of the CNN; default: the task's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what rounding codecs take at the error of QSGD, DRIVE, EDEN and of what else is installed."""
+    from flserve_app.experiments import bench_peers as bench
+
+    rows, missing = bench.run(rounds=rounds, seed=seed, repeats=repeats, task=task, width=width)
+    if as_json:
+        typer.echo(to_json({"rows": [asdict(row) for row in rows], "missing": missing}))
+    else:
+        bench.show(rows, missing)
 
 
 @bench_app.command("big")

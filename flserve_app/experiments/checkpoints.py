@@ -1,4 +1,4 @@
-"""Two consecutive checkpoints of a late federated round, to measure codecs on.
+"""Two consecutive checkpoints of a late federated round, to measure codecs on; and what a client made of the first.
 
 Plain FedAvg in one process: 10 clients with Dirichlet(0.5) shares of real images, 5 a round, 2 local epochs, SGD
 0.05, batch 32; a CNN of 1.3 M parameters on the digits, of 1.7 M on MNIST. A pure function of its arguments on
@@ -57,16 +57,33 @@ def federated_checkpoints(*, rounds: int, seed: int, task: str = "digits", width
         TaskError: If they are others.
         MissingExtra: If the package that ships them is not installed.
     """
-    if task not in WIDTHS:
-        raise TaskError(f"no checkpoints of task {task!r}; there are: {', '.join(WIDTHS)}")
-    spec = TaskSpec(name=task, seed=seed, num_clients=_CLIENTS, scheme="dirichlet", alpha=0.5)
-    data = task_data(spec)
-    channels = WIDTHS[task] if width is None else width
-    module = build_model("cnn", input_shape=data.input_shape, classes=len(data.classes), seed=seed, width=channels)
+    spec, module = _job(task, seed, width)
     base = target = to_artifact(module)
     with _one_thread():
         for number in range(rounds + 1):
             base, target = target, _next(module, target, spec, number)
+    return Checkpoints(dtype="float32", base=base, target=target)
+
+
+def client_checkpoints(
+    base: Artifact, *, rounds: int, seed: int, task: str = "digits", width: int | None = None
+) -> Checkpoints:
+    """Return what the first client of the last round started from, and what it trained of it.
+
+    Args:
+        base: The earlier one of the checkpoints that the other arguments lead to.
+        rounds: As of `federated_checkpoints`; so are seed, task and width.
+        seed: Of the data and the training.
+        task: Name of the images.
+        width: Channels of the CNN's first layer.
+
+    Raises:
+        TaskError: If there are no checkpoints of the task.
+        MissingExtra: If the package that ships the images is not installed.
+    """
+    spec, module = _job(task, seed, width)
+    with _one_thread():
+        target, _ = _trained(module, base, spec, rounds, _chosen(spec, rounds)[0])
     return Checkpoints(dtype="float32", base=base, target=target)
 
 
@@ -75,19 +92,38 @@ def as_bfloat16(pair: Checkpoints) -> Checkpoints:
     return Checkpoints(dtype="bfloat16", base=_rounded(pair.base), target=_rounded(pair.target))
 
 
+def _job(task: str, seed: int, width: int | None) -> tuple[TaskSpec, nn.Module]:
+    if task not in WIDTHS:
+        raise TaskError(f"no checkpoints of task {task!r}; there are: {', '.join(WIDTHS)}")
+    spec = TaskSpec(name=task, seed=seed, num_clients=_CLIENTS, scheme="dirichlet", alpha=0.5)
+    data = task_data(spec)
+    channels = WIDTHS[task] if width is None else width
+    return spec, build_model("cnn", input_shape=data.input_shape, classes=len(data.classes), seed=seed, width=channels)
+
+
+def _chosen(spec: TaskSpec, number: int) -> list[int]:
+    chosen: list[int] = stream(spec.seed, "clients", number).permutation(_CLIENTS)[:_PER_ROUND].tolist()
+    return chosen
+
+
 def _next(module: nn.Module, current: Artifact, spec: TaskSpec, number: int) -> Artifact:
     """Return the mean of the chosen clients' models, weighted by their examples."""
-    chosen = stream(spec.seed, "clients", number).permutation(_CLIENTS)[:_PER_ROUND]
     sums = {name: np.zeros(array.shape, np.float64) for name, array in current.items()}
     total = 0
-    for client in chosen.tolist():
-        examples, _ = client_data(spec, client)
-        load_into(module, current)
-        train(module, examples, epochs=2, batch_size=32, lr=0.05, seed=spec.seed + 1000 * number + client)
-        for name, array in to_artifact(module).items():
-            sums[name] += array * float(len(examples))
-        total += len(examples)
+    for client in _chosen(spec, number):
+        trained, examples = _trained(module, current, spec, number, client)
+        for name, array in trained.items():
+            sums[name] += array * float(examples)
+        total += examples
     return Artifact({name: (value / total).astype(np.float32) for name, value in sums.items()})
+
+
+def _trained(module: nn.Module, current: Artifact, spec: TaskSpec, number: int, client: int) -> tuple[Artifact, int]:
+    """Return a client's model and how many examples it has."""
+    examples, _ = client_data(spec, client)
+    load_into(module, current)
+    train(module, examples, epochs=2, batch_size=32, lr=0.05, seed=spec.seed + 1000 * number + client)
+    return to_artifact(module), len(examples)
 
 
 def _rounded(artifact: Artifact) -> Artifact:

@@ -1,0 +1,118 @@
+"""The fewest bytes that our rounding codecs take at an error of at most so much.
+
+The error is NMSE: the squared error of a change over the sum of its squares, of all tensors together. The settings form
+families, in each of which one parameter makes it larger: the multiple of `grid`, for some dead zones; the share of
+`topk`, which at large shares is a grid with one step for all tensors. In each family the coarsest setting within the
+error is found by bisection (as steps are powers of two, the error jumps, and now and then falls: what is found is
+within it all the same). The smallest payload of all families is returned, as it was encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from flserve_app.artifact import Artifact
+from flserve_app.codec import Rounded, Rounding, encode_rounded, round_to
+from flserve_app.errors import CodecError
+from flserve_app.experiments.checkpoints import Checkpoints
+from flserve_app.experiments.lossy_peer import Change
+
+_ZONES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+_MULTIPLES = 2.0**-12, 2.0**6  # from next to nothing lost to next to nothing left
+_SHARES = 1.0, 2.0**-16
+_TURNS = 16
+
+Family = Callable[[float], Rounding]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One of our settings at an update.
+
+    Attributes:
+        rounding: The setting.
+        nmse: Its error.
+        nbytes: Bytes of the payload.
+    """
+
+    rounding: Rounding
+    nmse: float
+    nbytes: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        setting = self.rounding
+        if setting.kind == "topk":
+            return f"topk {setting.share:.2%}"
+        return f"grid {setting.multiple:.3f}, zone {setting.zone:g}"
+
+
+def smallest(update: Checkpoints, nmse: float) -> Point:
+    """Return our smallest payload whose error is at most `nmse`.
+
+    Raises:
+        CodecError: If none of our settings is that exact.
+    """
+    points = []
+    for family, fine, coarse in _families():
+        rounding = _coarsest(update, family, fine, coarse, nmse)
+        if rounding is not None:
+            rounded = round_to(update.target, update.base, rounding)
+            size = len(encode_rounded(rounded, update.base, rounding.kind))
+            points.append(Point(rounding=rounding, nmse=_error(update, rounded), nbytes=size))
+    if not points:
+        raise CodecError(f"no rounding has an NMSE of at most {nmse:g}")
+    return min(points, key=lambda point: point.nbytes)
+
+
+def change_of(update: Checkpoints) -> dict[str, np.ndarray]:
+    """Return the change, float32 tensors."""
+    return {name: update.target[name] - update.base[name] for name in update.target}
+
+
+def nmse_of(found: Change, change: Change) -> float:
+    """Return the squared error of what was found over the squares of the change."""
+    return _ratio(found, change)
+
+
+def _families() -> Iterator[tuple[Family, float, float]]:
+    """Yield what makes a setting of a parameter, and the parameter's finest and coarsest value."""
+    for zone in _ZONES:
+        yield lambda multiple, zone=zone: Rounding(kind="grid", multiple=multiple, zone=zone), *_MULTIPLES  # type: ignore[misc]
+    yield lambda share: Rounding(kind="topk", share=share), *_SHARES
+
+
+def _coarsest(update: Checkpoints, family: Family, fine: float, coarse: float, nmse: float) -> Rounding | None:
+    """Return the coarsest setting with an error of at most `nmse`, as far as bisection finds it."""
+
+    def within(rounding: Rounding) -> bool:
+        return _error(update, round_to(update.target, update.base, rounding)) <= nmse
+
+    best = family(fine)
+    if not within(best):
+        return None
+    for _ in range(_TURNS):
+        middle = float(np.sqrt(fine * coarse))
+        rounding = family(middle)
+        if within(rounding):
+            best, fine = rounding, middle
+        else:
+            coarse = middle
+    return best
+
+
+def _error(update: Checkpoints, rounded: Rounded) -> float:
+    """Return the NMSE of what is published; the change is taken in float32, as peers get it."""
+    published: Artifact = rounded.artifact
+    change = change_of(update)
+    return _ratio({name: published[name].astype(np.float64) - update.base[name] for name in published}, change)
+
+
+def _ratio(found: Mapping[str, np.ndarray], change: Change) -> float:
+    squares = sum(float(np.sum(array.astype(np.float64) ** 2)) for array in change.values())
+    lost = sum(float(np.sum((found[name].astype(np.float64) - change[name]) ** 2)) for name in change)
+    return lost / squares if squares else 0.0
