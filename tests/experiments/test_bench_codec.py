@@ -9,7 +9,7 @@ from rich.console import Console
 from flserve_app.artifact import Artifact
 from flserve_app.errors import FlserveError, MissingExtra, TaskError
 from flserve_app.experiments.bench_codec import Row, measure, run, table
-from flserve_app.experiments.checkpoints import Checkpoints, as_bfloat16, federated_checkpoints
+from flserve_app.experiments.checkpoints import Checkpoints, as_bfloat16, client_checkpoints, federated_checkpoints
 from flserve_app.experiments.peers import Contender, contenders
 
 
@@ -58,6 +58,16 @@ def test_checkpoints_are_a_round_apart():
     assert 4e6 < found.target.nbytes < 8e6
     moved = found.target["0.weight"] - found.base["0.weight"]
     assert 0 < np.abs(moved).max() < 1
+
+
+def test_client_starts_from_the_base_and_is_one_of_those_the_aggregate_is_made_of():
+    pair = federated_checkpoints(rounds=1, seed=1, width=4)
+    client = client_checkpoints(pair.base, rounds=1, seed=1, width=4)
+    assert client.base == pair.base
+    moved, mean = (each.target["0.weight"] - each.base["0.weight"] for each in (client, pair))
+    assert np.abs(moved - mean).max() > 0
+    assert np.corrcoef(moved.ravel(), mean.ravel())[0, 1] > 0.2
+    assert client.target == client_checkpoints(pair.base, rounds=1, seed=1, width=4).target
 
 
 def test_unknown_task_is_refused_before_it_is_loaded():
