@@ -21,7 +21,7 @@ from flserve_app.codec import Rounding, decode, encode_rounded, round_to
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.checkpoints import Checkpoints, client_checkpoints, federated_checkpoints
 from flserve_app.experiments.eden import eden, rotated
-from flserve_app.experiments.frontier import change_of, nmse_of, smallest
+from flserve_app.experiments.frontier import Frontier, change_of, nmse_of
 from flserve_app.experiments.installed_peers import installed_peers
 from flserve_app.experiments.lossy_peer import Change, LossyPeer
 from flserve_app.experiments.qsgd import qsgd
@@ -29,7 +29,6 @@ from flserve_app.experiments.qsgd import qsgd
 OWN = (
     *(eden(bits=bits) for bits in (1, 2, 3, 4)),
     *(rotated(step=step) for step in (2, 1, 0.5, 0.25)),
-    *(qsgd(bits=2, bucket=64, nearest=nearest) for nearest in (False, True)),
     *(qsgd(bits=bits, nearest=nearest) for bits in (4, 8) for nearest in (False, True)),
 )
 
@@ -109,7 +108,8 @@ def measure(name: str, update: Checkpoints, peers: Sequence[LossyPeer], *, repea
         FlserveError: If a payload of ours does not lead to what was published, or a peer gives other shapes.
     """
     change = change_of(update)
-    return [_row(name, update, change, peer, repeats) for peer in peers]
+    frontier = Frontier(update)
+    return [_row(name, update, change, frontier, peer, repeats) for peer in peers]
 
 
 def show(rows: Sequence[Row], missing: Sequence[str]) -> None:
@@ -136,13 +136,13 @@ def show(rows: Sequence[Row], missing: Sequence[str]) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _row(name: str, update: Checkpoints, change: Change, peer: LossyPeer, repeats: int) -> Row:
+def _row(name: str, update: Checkpoints, change: Change, frontier: Frontier, peer: LossyPeer, repeats: int) -> Row:
     encoding, sent = _fastest(lambda: peer.encode(change), repeats)
     decoding, found = _fastest(lambda: peer.decode(sent, change), repeats)
     if {key: array.shape for key, array in found.items()} != {key: array.shape for key, array in change.items()}:
         raise FlserveError(f"{peer.name} does not give back tensors of the {name}'s shapes")
     nmse = nmse_of(found, change)
-    ours = smallest(update, nmse)
+    ours = frontier.smallest(nmse)
     nbytes = update.target.nbytes
     weights = sum(array.size for array in change.values())
     return Row(

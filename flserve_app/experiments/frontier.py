@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import sqrt
+from typing import final
 
 import numpy as np
 
-from flserve_app.artifact import Artifact
 from flserve_app.codec import Rounded, Rounding, encode_rounded, round_to
 from flserve_app.errors import CodecError
 from flserve_app.experiments.checkpoints import Checkpoints
 from flserve_app.experiments.lossy_peer import Change
 
-_ZONES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+_ZONES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
 _MULTIPLES = 2.0**-12, 2.0**6  # from next to nothing lost to next to nothing left
 _SHARES = 1.0, 2.0**-16
 _TURNS = 16
@@ -51,22 +52,60 @@ class Point:
         return f"grid {setting.multiple:.3f}, zone {setting.zone:g}"
 
 
-def smallest(update: Checkpoints, nmse: float) -> Point:
-    """Return our smallest payload whose error is at most `nmse`.
+@final
+class Frontier:
+    """Our settings on one update; what was found of a setting is kept."""
 
-    Raises:
-        CodecError: If none of our settings is that exact.
-    """
-    points = []
-    for family, fine, coarse in _families():
-        rounding = _coarsest(update, family, fine, coarse, nmse)
-        if rounding is not None:
-            rounded = round_to(update.target, update.base, rounding)
-            size = len(encode_rounded(rounded, update.base, rounding.kind))
-            points.append(Point(rounding=rounding, nmse=_error(update, rounded), nbytes=size))
-    if not points:
-        raise CodecError(f"no rounding has an NMSE of at most {nmse:g}")
-    return min(points, key=lambda point: point.nbytes)
+    def __init__(self, update: Checkpoints) -> None:
+        self._update = update
+        self._change = change_of(update)
+        self._errors: dict[Rounding, float] = {}
+        self._sizes: dict[Rounding, int] = {}
+
+    def smallest(self, nmse: float) -> Point:
+        """Return our smallest payload whose error is at most `nmse`.
+
+        Raises:
+            CodecError: If none of our settings is that exact.
+        """
+        found = (self._coarsest(family, fine, coarse, nmse) for family, fine, coarse in _families())
+        points = [
+            Point(rounding=each, nmse=self._error(each), nbytes=self._size(each)) for each in found if each is not None
+        ]
+        if not points:
+            raise CodecError(f"no rounding has an NMSE of at most {nmse:g}")
+        return min(points, key=lambda point: point.nbytes)
+
+    def _coarsest(self, family: Family, fine: float, coarse: float, nmse: float) -> Rounding | None:
+        """Return the coarsest setting with an error of at most `nmse`, as far as bisection finds it."""
+        best = family(fine)
+        if self._error(best) > nmse:
+            return None
+        for _ in range(_TURNS):
+            middle = sqrt(fine * coarse)
+            rounding = family(middle)
+            if self._error(rounding) <= nmse:
+                best, fine = rounding, middle
+            else:
+                coarse = middle
+        return best
+
+    def _error(self, rounding: Rounding) -> float:
+        """Return the NMSE of what is published; the change is taken in float32, as peers get it."""
+        if rounding not in self._errors:
+            base, published = self._update.base, self._rounded(rounding).artifact
+            moves = {name: published[name].astype(np.float64) - base[name] for name in published}
+            self._errors[rounding] = nmse_of(moves, self._change)
+        return self._errors[rounding]
+
+    def _size(self, rounding: Rounding) -> int:
+        if rounding not in self._sizes:
+            payload = encode_rounded(self._rounded(rounding), self._update.base, rounding.kind)
+            self._sizes[rounding] = len(payload)
+        return self._sizes[rounding]
+
+    def _rounded(self, rounding: Rounding) -> Rounded:
+        return round_to(self._update.target, self._update.base, rounding)
 
 
 def change_of(update: Checkpoints) -> dict[str, np.ndarray]:
@@ -74,9 +113,11 @@ def change_of(update: Checkpoints) -> dict[str, np.ndarray]:
     return {name: update.target[name] - update.base[name] for name in update.target}
 
 
-def nmse_of(found: Change, change: Change) -> float:
+def nmse_of(found: Mapping[str, np.ndarray], change: Change) -> float:
     """Return the squared error of what was found over the squares of the change."""
-    return _ratio(found, change)
+    squares = sum(float(np.sum(array.astype(np.float64) ** 2)) for array in change.values())
+    lost = sum(float(np.sum((found[name].astype(np.float64) - change[name]) ** 2)) for name in change)
+    return lost / squares if squares else 0.0
 
 
 def _families() -> Iterator[tuple[Family, float, float]]:
@@ -84,35 +125,3 @@ def _families() -> Iterator[tuple[Family, float, float]]:
     for zone in _ZONES:
         yield lambda multiple, zone=zone: Rounding(kind="grid", multiple=multiple, zone=zone), *_MULTIPLES  # type: ignore[misc]
     yield lambda share: Rounding(kind="topk", share=share), *_SHARES
-
-
-def _coarsest(update: Checkpoints, family: Family, fine: float, coarse: float, nmse: float) -> Rounding | None:
-    """Return the coarsest setting with an error of at most `nmse`, as far as bisection finds it."""
-
-    def within(rounding: Rounding) -> bool:
-        return _error(update, round_to(update.target, update.base, rounding)) <= nmse
-
-    best = family(fine)
-    if not within(best):
-        return None
-    for _ in range(_TURNS):
-        middle = float(np.sqrt(fine * coarse))
-        rounding = family(middle)
-        if within(rounding):
-            best, fine = rounding, middle
-        else:
-            coarse = middle
-    return best
-
-
-def _error(update: Checkpoints, rounded: Rounded) -> float:
-    """Return the NMSE of what is published; the change is taken in float32, as peers get it."""
-    published: Artifact = rounded.artifact
-    change = change_of(update)
-    return _ratio({name: published[name].astype(np.float64) - update.base[name] for name in published}, change)
-
-
-def _ratio(found: Mapping[str, np.ndarray], change: Change) -> float:
-    squares = sum(float(np.sum(array.astype(np.float64) ** 2)) for array in change.values())
-    lost = sum(float(np.sum((found[name].astype(np.float64) - change[name]) ** 2)) for name in change)
-    return lost / squares if squares else 0.0

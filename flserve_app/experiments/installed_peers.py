@@ -20,6 +20,7 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +104,10 @@ def _openfl(pipelines: Any) -> Iterator[LossyPeer]:
 
 def _pipeline(name: str, pipeline: Any) -> LossyPeer:
     def encode(tensor: Tensor) -> Sent:
-        data, metadata = pipeline.forward(tensor)
+        with catch_warnings():
+            # k-means warns of tensors with fewer values than clusters, as small ones have that were made sparse.
+            simplefilter("ignore")
+            data, metadata = pipeline.forward(tensor)
         return Sent(nbytes=len(data) + sum(map(_numbers, metadata)) * _NUMBER_BYTES, content=(data, metadata))
 
     def decode(content: Any) -> Tensor:

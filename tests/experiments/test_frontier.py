@@ -3,7 +3,7 @@ import pytest
 
 from flserve_app.codec import Rounding, decode, encode_rounded, round_to
 from flserve_app.errors import CodecError
-from flserve_app.experiments.frontier import Point, change_of, nmse_of, smallest
+from flserve_app.experiments.frontier import Frontier, Point, change_of, nmse_of
 from tests.experiments.changes import update
 
 
@@ -17,7 +17,7 @@ def test_nmse_is_lost_over_all_squares():
 @pytest.mark.parametrize("nmse", [0.3, 0.05, 0.005, 1e-5])
 def test_a_point_is_within_the_error_and_what_the_payload_says(nmse):
     pair = update()
-    point = smallest(pair, nmse)
+    point = Frontier(pair).smallest(nmse)
     assert point.nmse <= nmse
     rounded = round_to(pair.target, pair.base, point.rounding)
     payload = encode_rounded(rounded, pair.base, point.rounding.kind)
@@ -29,7 +29,7 @@ def test_a_point_is_within_the_error_and_what_the_payload_says(nmse):
 
 def test_none_of_many_settings_is_smaller():
     pair, change = update(), change_of(update())
-    best = smallest(pair, 0.02)
+    best = Frontier(pair).smallest(0.02)
     for multiple in 2.0 ** np.arange(-4, 2, 0.25):
         for zone in (0.5, 0.65, 0.8):
             rounding = Rounding(kind="grid", multiple=float(multiple), zone=zone)
@@ -40,15 +40,15 @@ def test_none_of_many_settings_is_smaller():
 
 
 def test_sizes_fall_with_the_error_allowed():
-    pair = update()
-    sizes = [smallest(pair, nmse).nbytes for nmse in (1e-4, 1e-3, 1e-2, 1e-1, 0.5)]
+    frontier = Frontier(update())
+    sizes = [frontier.smallest(nmse).nbytes for nmse in (1e-4, 1e-3, 1e-2, 1e-1, 0.5)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 4 * sizes[-1]
 
 
 def test_an_error_that_no_setting_has_is_refused():
     with pytest.raises(CodecError, match="no rounding has an NMSE of at most -1"):
-        smallest(update(), -1)
+        Frontier(update()).smallest(-1)
 
 
 def test_names_say_the_setting():
