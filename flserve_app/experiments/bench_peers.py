@@ -113,27 +113,33 @@ def measure(name: str, update: Checkpoints, peers: Sequence[LossyPeer], *, repea
 
 
 def show(rows: Sequence[Row], missing: Sequence[str]) -> None:
-    """Print the rows as a table on stdout, and what is not installed."""
-    drawn = Table(title="Ours at the error of each peer", title_justify="left")
-    for head in ("update", "peer", "NMSE", "bits", "MB/s", "ours", "NMSE", "bits", "MB/s", "ours / peer"):
-        drawn.add_column(head, justify="left" if head in ("update", "peer", "ours") else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(
-            row.update,
-            row.peer,
-            f"{row.nmse:.5f}",
-            f"{row.bits:.3f}",
-            f"{row.speed.encode:.0f} / {row.speed.decode:.0f}",
-            row.ours,
-            f"{row.our_nmse:.5f}",
-            f"{row.our_bits:.3f}",
-            f"{row.our_speed.encode:.0f} / {row.our_speed.decode:.0f}",
-            f"{row.ratio:.3f}",
-        )
+    """Print a table of each update on stdout, and what is not installed."""
     console = Console()
-    console.print(drawn)
+    for update in dict.fromkeys(row.update for row in rows):
+        drawn = Table(title=f"Ours at the error of each peer: the {update}'s update", title_justify="left")
+        for head in ("peer", "NMSE", "bits", "MB/s", "ours", "NMSE", "bits", "MB/s", "ratio"):
+            text = head in ("peer", "ours")
+            drawn.add_column(head, justify="left" if text else "right", no_wrap=head != "ours")
+        for row in rows:
+            if row.update == update:
+                drawn.add_row(*_columns(row))
+        console.print(drawn)
     for line in missing:
         console.print(line, highlight=False, markup=False)
+
+
+def _columns(row: Row) -> list[str]:
+    return [
+        row.peer,
+        f"{row.nmse:.5f}",
+        f"{row.bits:.3f}",
+        f"{row.speed.encode:.0f} / {row.speed.decode:.0f}",
+        row.ours,
+        f"{row.our_nmse:.5f}",
+        f"{row.our_bits:.3f}",
+        f"{row.our_speed.encode:.0f} / {row.our_speed.decode:.0f}",
+        f"{row.ratio:.3f}",
+    ]
 
 
 def _row(name: str, update: Checkpoints, change: Change, frontier: Frontier, peer: LossyPeer, repeats: int) -> Row:

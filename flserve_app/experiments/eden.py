@@ -49,7 +49,7 @@ def rotated(*, step: float) -> LossyPeer:
     def values_of(codes: Codes) -> Flat:
         return unzigzag(codes).astype(np.float32) * np.float32(step)
 
-    return _rotating(f"rotated, coded steps of {step:g}", codes_of, values_of)
+    return _rotating(f"rotated, steps {step:g}", codes_of, values_of)
 
 
 @cache
