@@ -3,7 +3,7 @@
 The changes are real: of a CNN in a late round of FedAvg, the aggregate's and one client's. Each peer makes something of
 a change; its error is NMSE (`frontier`), its size all that it would send. Beside it stands our smallest payload with no
 more error, with its header, its digests and the tensors that are taken exactly. Speeds count the change's bytes, the
-fastest of all turns; ours verifies what it decodes, the peers do not.
+fastest of all turns; ours works on all cores and verifies what it decodes, the peers that are written here do neither.
 """
 
 from __future__ import annotations
