@@ -28,7 +28,7 @@ import numpy.typing as npt
 from flserve_app.experiments.lossy_peer import Change, LossyPeer, Sent, tensor_peer
 
 _NUMBER_BYTES = 4
-_STEPS = (-36, -40, -44, -48, -52, -56)  # NNCodec's qp: four to an octave of the step size
+_STEPS = (-40, -44, -48, -52, -56, -60, -64)  # NNCodec's qp: four to an octave of the step size
 _TOLERANCES = (2.0**-4, 2.0**-5, 2.0**-6, 2.0**-7)
 
 Tensor = npt.NDArray[np.float32]

@@ -76,9 +76,9 @@ def test_nncodec_gets_the_whole_change_with_one_step(missing, monkeypatch):
     change = heavy_tailed()
     sent = peers[0].encode(change)
     assert nmse_of(peers[0].decode(sent, change), change) == 0
-    assert asked[0]["qp"] == asked[0]["nonweight_qp"] == -36
+    assert asked[0]["qp"] == asked[0]["nonweight_qp"] == -40
     assert asked[0]["return_bitstream"]
-    assert [peer.name for peer in peers][5:7] == ["NNCodec qp -56, trellis", "NNCodec qp -36"]
+    assert [peer.name for peer in peers][6:8] == ["NNCodec qp -64, trellis", "NNCodec qp -40"]
 
 
 def test_zfp_gets_a_tolerance_of_the_range(missing, monkeypatch):
