@@ -110,6 +110,29 @@ def bench_round(
     bench.show(bench.run(rounds=rounds, turns=turns, engine=engine, codec=codec))
 
 
+@bench_app.command("network")
+def bench_network(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides: another model, another codec, its arguments.")
+    ] = None,
+    mbit: Annotated[float, typer.Option(help="Rate of every node's link, Mbit/s each way.")] = 20.0,
+    nodes: Annotated[int, typer.Option(help="SuperNodes.")] = 2,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of plain Flower; twice as many with versions.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """Race versions against plain Flower over slow links, to an accuracy (Linux, as root, with iproute2).
+
+    A SuperLink and its SuperNodes run in network namespaces for the time of the measurement: about 12 minutes.
+    """
+    from flserve_app.experiments import bench_network as bench
+
+    report = bench.run(overrides or [], mbit=mbit, nodes=nodes, rounds=rounds)
+    if as_json:
+        typer.echo(to_json(bench.as_json(report)))
+    else:
+        bench.show(report)
+
+
 @bench_app.command("bytes")
 def bench_bytes(
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, the same for every run.")] = None,

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flserve_app.compose.apps import make_client_app
-from flserve_app.errors import ConfigError, DeliveryError, NotFound
-from flserve_app.experiments.command import called, last_words
+from flserve_app.errors import ConfigError
 from flserve_app.experiments.engine import federate
-from flserve_app.experiments.round_app import Measured, read_result, write_app
-from flserve_app.experiments.superlink import NAME, flower_command, own_deployment
+from flserve_app.experiments.network import loopback
+from flserve_app.experiments.round_app import Measured, measured_of, write_app
+from flserve_app.experiments.submitted_app import submit
 from flserve_app.experiments.turns import CLIENTS, JOBS, PHASES, RoundCost, compose, take_turns
 from flserve_app.strategy import count_nodes
 
@@ -118,10 +118,4 @@ def _on_superlink(jobs: Sequence[str], rounds: int, turns: int, codec: str) -> M
     with tempfile.TemporaryDirectory(prefix="flserve-bench-", ignore_cleanup_errors=True) as folder:
         app = Path(folder) / "app"
         write_app(app, jobs=jobs, rounds=rounds, turns=turns, codec=codec)
-        command = [flower_command("flwr"), "run", str(app), NAME, "--stream"]
-        with own_deployment(Path(folder), CLIENTS) as environment:
-            lines = called(command, cwd=folder, environment=environment, limit_seconds=limit)
-        try:
-            return read_result(app)
-        except NotFound as error:
-            raise DeliveryError(f"the run on the SuperLink failed: {last_words(lines)}") from error
+        return measured_of(submit(app, loopback(CLIENTS), limit))

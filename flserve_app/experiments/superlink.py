@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from flserve_app.errors import DeliveryError
+from flserve_app.experiments.network import Network, loopback
 
 NAME = "own"
 _ISOLATION = "--isolation=subprocess"  # the default, in which SuperLink and SuperNode start the apps' processes
@@ -46,32 +47,33 @@ def own_superlink(folder: Path) -> Iterator[Mapping[str, str]]:
     Raises:
         DeliveryError: If it does not start.
     """
-    with _superlink(folder, ["--simulation", f"--database={folder / 'state.db'}"], {}) as (environment, _):
+    options = ["--simulation", f"--database={folder / 'state.db'}"]
+    with _superlink(folder, options, {}, loopback(0)) as (environment, _):
         yield environment
 
 
 @contextmanager
-def own_deployment(folder: Path, nodes: int) -> Iterator[Mapping[str, str]]:
-    """Run a SuperLink and SuperNodes on loopback, each node with a cache directory of its own.
+def own_deployment(folder: Path, network: Network) -> Iterator[Mapping[str, str]]:
+    """Run a SuperLink and SuperNodes, each node with a cache directory of its own.
 
     Args:
         folder: Where home, caches and logs are; must exist.
-        nodes: Number of SuperNodes; they have a `partition-id` and `num-partitions`.
+        network: Where they run; the nodes have a `partition-id` and `num-partitions`.
 
     Yields:
-        The environment in which `flwr run PROJECT own` uses it.
+        The environment in which `flwr run PROJECT own` uses it, from where the SuperLink runs.
 
     Raises:
         DeliveryError: If the SuperLink does not start.
     """
     options = [_ISOLATION, "--disable-runtime-dependency-installation"]
-    with _superlink(folder, options, _QUIET) as (environment, port), ExitStack() as running:
-        for number in range(nodes):
+    with _superlink(folder, options, _QUIET, network) as (environment, port), ExitStack() as running:
+        for number, inside in enumerate(network.nodes):
             cache = f'cache-dir="{folder / f"cache-{number}"}"'
             command = [
-                *(flower_command("flower-supernode"), "--insecure", _ISOLATION),
-                *(f"--superlink=127.0.0.1:{port}", f"--port={_free_port()}"),
-                f"--node-config=partition-id={number} num-partitions={nodes} {cache}",
+                *(*inside, flower_command("flower-supernode"), "--insecure", _ISOLATION),
+                *(f"--superlink={network.address}:{port}", f"--port={_free_port()}"),
+                f"--node-config=partition-id={number} num-partitions={len(network.nodes)} {cache}",
             ]
             running.enter_context(_process(command, folder, f"supernode-{number}", environment))
         yield environment
@@ -79,18 +81,19 @@ def own_deployment(folder: Path, nodes: int) -> Iterator[Mapping[str, str]]:
 
 @contextmanager
 def _superlink(
-    folder: Path, options: Sequence[str], extra: Mapping[str, str]
+    folder: Path, options: Sequence[str], extra: Mapping[str, str], network: Network
 ) -> Iterator[tuple[Mapping[str, str], int]]:
     home, port = folder / "flwr-home", _free_port()
     home.mkdir()
-    address = f'address = "127.0.0.1:{port}"\ninsecure = true\n'
+    address = f'address = "{network.address}:{port}"\ninsecure = true\n'
     (home / "config.toml").write_text(f'[superlink]\ndefault = "{NAME}"\n\n[superlink.{NAME}]\n{address}')
     # Flower finds its own commands by their names.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, **extra, "PATH": path, "FLWR_HOME": str(home)}
-    command = [flower_command("flower-superlink"), "--insecure", "--host=127.0.0.1", f"--port={port}", *options]
+    listening = [f"--host={network.address}", f"--port={port}"]
+    command = [*network.superlink, flower_command("flower-superlink"), "--insecure", *listening, *options]
     with _process(command, folder, "superlink", environment) as process:
-        _wait_for(port, process, folder / "superlink.log")
+        _wait_for(network, port, process, folder / "superlink.log")
         yield environment, port
 
 
@@ -121,19 +124,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(network: Network, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while not _listens(port):
+    while not network.listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
             last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-            raise DeliveryError(f"the SuperLink did not start at 127.0.0.1:{port}: {last[:300]}")
+            raise DeliveryError(f"the SuperLink did not start at {network.address}:{port}: {last[:300]}")
         time.sleep(_POLL_SECONDS)
-
-
-def _listens(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

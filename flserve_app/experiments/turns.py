@@ -114,7 +114,7 @@ def _plain(grid: Grid, app: AppConfig, initial: ArrayRecord, rounds: int) -> lis
         return None
 
     _everyone().start(
-        grid, initial, num_rounds=rounds + 1, timeout=app.timeout, train_config=_told(app), evaluate_fn=note
+        grid, initial, num_rounds=rounds + 1, timeout=app.timeout, train_config=told(app), evaluate_fn=note
     )
     return [after - before for before, after in pairwise(ends[1:])]
 
@@ -131,7 +131,7 @@ def _versioned(grid: Grid, app: AppConfig, initial: ArrayRecord, rounds: int, fo
             observer=rows.append,
         )
         with strategy.registry:
-            strategy.start(grid, initial, num_rounds=rounds + 1, timeout=app.timeout, train_config=_told(app))
+            strategy.start(grid, initial, num_rounds=rounds + 1, timeout=app.timeout, train_config=told(app))
     return rows[2:]
 
 
@@ -139,13 +139,15 @@ def _everyone() -> FedAvg:
     return FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
 
 
-def _told(app: AppConfig) -> ConfigRecord:
+def told(app: AppConfig) -> ConfigRecord:
+    """Return what the clients of a configuration are told with every message to train."""
     settings = ClientSettings(
-        spec=task_spec(app, CLIENTS),
+        spec=task_spec(app, app.num_clients),
         model=model_of(app),
         epochs=app.train.epochs,
         batch_size=app.train.batch_size,
         lr=app.train.lr,
         momentum=app.train.momentum,
+        proximal=app.train.proximal,
     )
     return ConfigRecord({KEY: settings.to_json()})

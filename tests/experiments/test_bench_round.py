@@ -12,7 +12,8 @@ import pytest
 
 from flserve_app.errors import ConfigError, DeliveryError
 from flserve_app.experiments import bench_round, turns
-from flserve_app.experiments.round_app import FLOOR_QUERIES, Measured
+from flserve_app.experiments.round_app import Measured
+from flserve_app.experiments.submitted_app import FLOOR_QUERIES
 from flserve_app.experiments.turns import PHASES, RoundCost
 
 COST = RoundCost(

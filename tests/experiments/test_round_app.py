@@ -8,7 +8,8 @@ from flwr.clientapp import ClientApp
 
 from flserve_app.errors import DeliveryError, NotFound
 from flserve_app.experiments.inprocess import InProcessGrid
-from flserve_app.experiments.round_app import FLOOR_QUERIES, read_result, serve, write_app
+from flserve_app.experiments.round_app import measured_of, serve, write_app
+from flserve_app.experiments.submitted_app import FLOOR_QUERIES, read_result
 from flserve_app.experiments.turns import CLIENTS
 
 
@@ -44,7 +45,7 @@ def test_what_it_is_to_measure_comes_back_from_its_project(project):
 def test_it_measures_the_floor_and_every_job_and_writes_them_down(project):
     with InProcessGrid(app_of(project, "flserve_bench_client"), CLIENTS) as grid:
         app_of(project, "flserve_bench_server")(grid, context_of(project))
-    measured = read_result(project)
+    measured = measured_of(read_result(project))
     assert len(measured.floor_seconds) == FLOOR_QUERIES
     (cost,) = measured.costs
     assert (cost.job, len(cost.plain_seconds), len(cost.versioned_seconds)) == ("small", 2, 2)

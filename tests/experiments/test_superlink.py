@@ -5,6 +5,7 @@ import pytest
 
 from flserve_app.errors import DeliveryError
 from flserve_app.experiments import superlink
+from flserve_app.experiments.network import loopback
 from flserve_app.experiments.superlink import NAME, flower_command, own_superlink
 
 
@@ -16,8 +17,8 @@ def test_it_serves_flowers_commands_and_is_gone_afterwards(tmp_path):
         done = subprocess.run(listing, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         port = int((tmp_path / "flwr-home" / "config.toml").read_text().split("127.0.0.1:")[1].split('"')[0])
-        assert superlink._listens(port)
-    assert not superlink._listens(port)
+        assert loopback(0).listens(port)
+    assert not loopback(0).listens(port)
     assert "FLWR_HOME" not in os.environ or os.environ["FLWR_HOME"] != environment["FLWR_HOME"]
 
 
