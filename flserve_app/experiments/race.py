@@ -38,7 +38,7 @@ from flserve_app.strategy.message_size import message_bytes
 # 12.45 million float32 weights on real images: 49.8 MB.
 JOB = (
     *("task=digits", "model=mlp", "model.arguments.hidden=166000"),
-    *("train.epochs=1", "train.batch_size=64", "train.momentum=0"),
+    *("train.epochs=1", "train.batch_size=64", "train.lr=0.01", "train.momentum=0"),
 )
 DELIVERY = ("codec=topk", "uplink=topk", "codec.arguments.share=0.01", "uplink.arguments.share=0.01")
 _OWN = (
