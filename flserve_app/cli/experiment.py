@@ -122,7 +122,7 @@ def bench_network(
 ) -> None:
     """Race versions against plain Flower over slow links, to an accuracy (Linux, as root, with iproute2).
 
-    A SuperLink and its SuperNodes run in network namespaces for the time of the measurement: about 12 minutes.
+    A SuperLink and its SuperNodes run in network namespaces for the time of the measurement: 10 to 20 minutes.
     """
     from flserve_app.experiments import bench_network as bench
 
