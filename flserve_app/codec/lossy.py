@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flserve_app.artifact import Artifact
-from flserve_app.artifact.roles import kept_exact
+from flserve_app.artifact.roles import NO_ROLES, Roles
 from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.encoder import encode_rounded
 from flserve_app.codec.feedback import Feedback, residual_of, with_residual
@@ -34,6 +34,7 @@ class Lossy:
         feedback: What is carried on of what rounding leaves out.
         dither: Whether `grid` rounds at random, so that the mean is exact: for clients that appear once, of whom
             nothing is carried on.
+        roles: What tensors are for, where the user says so: none but weights are rounded.
 
     Raises:
         CodecError: If dither is combined with feedback, with a dead zone, or with another codec than `grid`.
@@ -46,6 +47,7 @@ class Lossy:
     levels: int = 255
     feedback: Feedback = field(default_factory=Feedback)
     dither: bool = False
+    roles: Roles = NO_ROLES
 
     def __post_init__(self) -> None:
         """Check what dither goes together with."""
@@ -73,8 +75,10 @@ class Lossy:
         """
         if self.name == "grid":
             key = dither if self.dither else None
-            return Rounding(kind="grid", multiple=self.multiple.at(number), zone=self.zone, dither=key)
-        return Rounding(kind="topk", share=min(1.0, self.share.at(number)), levels=self.levels)
+            multiple = self.multiple.at(number)
+            return Rounding(kind="grid", multiple=multiple, zone=self.zone, dither=key, roles=self.roles)
+        share = min(1.0, self.share.at(number))
+        return Rounding(kind="topk", share=share, levels=self.levels, roles=self.roles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,7 +107,7 @@ def send(target: Artifact, base: Artifact, rounding: Rounding, feedback: Feedbac
         residual: What was left out before.
     """
     wanted = with_residual(target, residual)
-    rounded = round_to(wanted, base, rounding, exact=kept_exact(wanted))
+    rounded = round_to(wanted, base, rounding, exact=rounding.roles.exact(wanted))
     return Sent(
         artifact=rounded.artifact,
         payload=encode_rounded(rounded, base, rounding.kind),

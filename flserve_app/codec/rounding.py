@@ -27,9 +27,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from flserve_app.artifact import Artifact
+from flserve_app.artifact.roles import NO_ROLES, Roles
 from flserve_app.codec.floats import MOST_EXPONENT, MOST_STEPS
 from flserve_app.codec.moves import Moves
-from flserve_app.errors import CodecError
+from flserve_app.errors import CodecError, ConfigError
 
 Kind = Literal["grid", "topk"]
 _KINDS = ("grid", "topk")
@@ -50,6 +51,7 @@ class Rounding:
         levels: Most steps that `topk` moves an element; 1 is ternary.
         exact_bytes: Tensors of at most so many bytes are taken exactly.
         dither: Key, below 2**64, of the stream that `grid` draws from to round at random; None to round to the nearest.
+        roles: What tensors are for, where the user says so; `lossy.send` takes all but weights exactly.
 
     Raises:
         CodecError: If a value is out of bounds.
@@ -62,6 +64,7 @@ class Rounding:
     levels: int = 255
     exact_bytes: int = 32
     dither: int | None = None
+    roles: Roles = NO_ROLES
 
     def __post_init__(self) -> None:
         """Check all bounds."""
@@ -83,6 +86,9 @@ class Rounding:
         settings = asdict(self)
         if self.dither is None:
             del settings["dither"]
+        del settings["roles"]
+        if self.roles.rules:
+            settings["roles"] = self.roles.rules
         return json.dumps(settings, sort_keys=True)
 
     @classmethod
@@ -94,8 +100,8 @@ class Rounding:
         """
         try:
             values: Any = json.loads(text)
-            return cls(**values)
-        except (TypeError, ValueError) as error:
+            return cls(**{**values, "roles": Roles.from_pairs(values.get("roles", ()))})
+        except (TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CodecError(f"rounding: not settings: {text[:100]!r}: {error}") from error
 
 

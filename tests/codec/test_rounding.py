@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from numpy.random import RandomState
 
 from flserve_app.artifact import Artifact, threads
+from flserve_app.artifact.roles import Roles
 from flserve_app.codec import (
     Rounding,
     decode,
@@ -201,7 +203,11 @@ def test_after_a_thousand_versions_all_hold_the_same(rounding):
 def test_settings_travel_as_json():
     rounding = Rounding(kind="topk", share=0.005, levels=7)
     assert Rounding.from_json(rounding.to_json()) == rounding
-    for text in ("[]", "{", '{"kind": "grid", "more": 1}', '{"kind": "grid", "share": "a"}'):
+    mine = replace(rounding, roles=Roles((("pos.*", "statistic"), ("*", "weight"))))
+    assert Rounding.from_json(mine.to_json()) == mine
+    assert "roles" not in rounding.to_json()
+    wrong = ("more", 1), ("share", "a"), ("roles", [["a", "b"]]), ("roles", 3)
+    for text in ("[]", "{", *(json.dumps({"kind": "grid", name: value}) for name, value in wrong)):
         with pytest.raises(CodecError, match="not settings"):
             Rounding.from_json(text)
 
