@@ -18,6 +18,7 @@ from typing import final
 
 CHAIN = "chain"
 RECIPE = "recipe"
+PRIVATE = "private"
 BASIC = frozenset({"full", "lossless", "lossless-small"})
 _DIGITS = re.compile(r"([0-9]{1,18})")
 
@@ -33,8 +34,10 @@ class Client:
         held: Hex digests of the artifacts it said it holds.
         version: Number of the newest version it worked with; None before the first.
         last_round: Round of its last answer.
-        takes: What it can be sent: `chain` (several payloads in one delivery), `recipe` (a model to build), and
-            names of codecs. One that never said so takes what all releases took.
+        takes: What it can be sent: `chain` (several payloads in one delivery), `recipe` (a model to build), `private`
+            (a model of which it keeps a part to itself), and names of codecs. One that never said so takes what all
+            releases took.
+        keeps: Key of the layout of the private tensors that it keeps; empty if it keeps none.
     """
 
     node_id: int
@@ -44,6 +47,7 @@ class Client:
     version: int | None = None
     last_round: int = 0
     takes: frozenset[str] = BASIC
+    keeps: str = ""
 
 
 @final
@@ -74,8 +78,9 @@ class Fleet:
         version: int | None,
         server_round: int,
         takes: Collection[str] = (),
+        keeps: str = "",
     ) -> Fleet:
-        """Return the fleet after a client's answer: who it is, what it holds, what it worked with, what it takes."""
+        """Return the fleet after a client's answer, which says all this."""
         known = self.clients.get(node_id, Client(node_id=node_id, identity=identity))
         return self.put(
             replace(
@@ -86,6 +91,7 @@ class Fleet:
                 version=known.version if version is None else version,
                 last_round=server_round,
                 takes=BASIC | set(takes) if takes else known.takes,
+                keeps=keeps,
             )
         )
 

@@ -2,7 +2,7 @@
 
 Layout: `blobs/<digest>/payload` is a full payload of the artifact, `blobs/<digest>/by/<client>` marks who
 needs it, `clients/<client>/<model key>.json` is that client's reference
-(and `.leftover` beside it what its updates left out). Rules:
+(and beside it `.leftover`, what its updates left out, and `.private`, the tensors that never leave it). Rules:
 - A blob is stored once, however many clients hold it; a client lists only what its own reference names.
 - Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock.
 - Nothing read is trusted: a payload is decoded and verified, and what does not verify is as good as absent.
@@ -117,6 +117,24 @@ class CacheDirectory:
         except OSError:
             with suppress(OSError):
                 path.unlink()
+
+    def private(self, model: str) -> memoryview | None:
+        """Return this client's private tensors of a model; None if there are none."""
+        try:
+            return mapped(self._private(model))
+        except OSError:
+            return None
+
+    def put_private(self, model: str, data: Sequence[bytes | memoryview]) -> None:
+        """Keep this client's private tensors of a model, in place of those before.
+
+        Raises:
+            OSError: If the directory cannot be written; those before are still there then.
+        """
+        write_atomically(self._private(model), data, forced=True)
+
+    def _private(self, model: str) -> Path:
+        return self._pointer(model).with_suffix(".private")
 
     def _beside(self, model: str) -> Path:
         return self._pointer(model).with_suffix(".leftover")

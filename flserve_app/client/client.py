@@ -7,7 +7,7 @@ relative to it, and predicts with it.
 Rules:
 - The arrays come in the order of the artifact's tensors and go back in the same order, one for one.
 - A client with a builder builds what a recipe names, so that its first version need not be sent.
-- `predict` uses the version this client holds and verified, and needs no server.
+- `predict` uses the version this client holds and verified, with its own private tensors, and needs no server.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from flwr.client import NumPyClient
 
 from flserve_app.client.held import Held
 from flserve_app.client.mod import follow
+from flserve_app.client.private import kept_private
 from flserve_app.client.recipe import Builder
 from flserve_app.client.records import record_of, to_record
 from flserve_app.client.reference import Reference
@@ -80,12 +81,17 @@ class VersionedClient(NumPyClient, ABC):
         """Return outputs for `inputs` (n, ...) from the held version, on this device alone.
 
         Raises:
-            NotFound: If no version is held, or it is damaged.
+            NotFound: If no version is held, or it is damaged, or its private tensors are.
         """
         reference = self.held(model)
         artifact = self._held.load(reference.digest)
         if artifact is None:
             raise NotFound(f"{self.identity} lost version {reference.version} of {reference.model}")
+        if reference.private:
+            private = kept_private(self._held.private(reference.model), reference.private)
+            if private is None:
+                raise NotFound(f"{self.identity} lost its private tensors of {reference.model}")
+            artifact = private.whole(artifact)
         return self.infer(_ndarrays(to_record(artifact)), inputs)
 
     @final

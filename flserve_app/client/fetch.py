@@ -7,6 +7,8 @@ Rules:
   a full payload in the same round.
 - Payloads of a chain are applied in order, each to what the one before led to, and each is verified by digest.
 - What another client of this machine fetched and this process verified need not be decoded a second time.
+- Private tensors are the client's own: they are put in their places before the app sees the model, and taken out of
+  its reply. A client that has none yet, or lost them, begins with the initial values, and says so in its log.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
 - What was left out of earlier updates is settled when a reply is sealed: a handler that fails changes nothing of it,
   and the server says again what it said.
@@ -22,6 +24,8 @@ from flwr.app import Message, RecordDict
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
 from flserve_app.client.leftover import Leftover, leftover_of, structure_of
+from flserve_app.client.own_part import own_part
+from flserve_app.client.private import Private, kept_key, withhold
 from flserve_app.client.recipe import Builder, parse_recipe
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.reference import Reference
@@ -45,11 +49,13 @@ class Fetched:
         delivery: What the server asked for.
         artifact: The target, bit for bit.
         seconds: Time the fetch took.
+        private: The client's own part of the model; None if it has none.
     """
 
     delivery: Delivery
     artifact: Artifact
     seconds: float
+    private: Private | None = None
 
 
 def fetch(delivery: Delivery, held: Held, builder: Builder | None = None) -> Fetched:
@@ -65,20 +71,28 @@ def fetch(delivery: Delivery, held: Held, builder: Builder | None = None) -> Fet
     """
     started = time.perf_counter()
     try:
-        artifact = _target(delivery, held, builder)
+        private = own_part(delivery, held, lambda: _built(delivery.recipe, held, builder))
+        artifact = _target(delivery, held, builder, private)
     except FlserveError as error:
         raise Refusal(str(error)) from error
     if artifact.digest != delivery.target:
         raise Refusal(f"payload leads to {artifact.digest[:12]}, the delivery names {delivery.target[:12]}")
-    held.install(Reference(model=delivery.model, version=delivery.version, digest=delivery.target), artifact)
-    return Fetched(delivery=delivery, artifact=artifact, seconds=time.perf_counter() - started)
+    reference = Reference(
+        model=delivery.model, version=delivery.version, digest=delivery.target, private=delivery.private
+    )
+    if private is not None and kept_key(held.private(delivery.model)) != delivery.private:
+        held.put_private(delivery.model, private.to_bytes())
+    held.install(reference, artifact)
+    return Fetched(delivery=delivery, artifact=artifact, seconds=time.perf_counter() - started, private=private)
 
 
-def _target(delivery: Delivery, held: Held, builder: Builder | None) -> Artifact:
+def _target(delivery: Delivery, held: Held, builder: Builder | None, private: Private | None) -> Artifact:
     at_hand = held.at_hand(delivery.target) if delivery.payloads or delivery.recipe else None
     if at_hand is not None:
         return at_hand
     artifact = _built(delivery.recipe, held, builder) if delivery.recipe else None
+    if artifact is not None and private is not None:
+        artifact, _ = private.layout.parted(artifact)
     for payload in delivery.payloads:
         artifact = _applied(payload.data, artifact, held)
     return _held_or_refuse(held, delivery.target, "the version it is said to hold") if artifact is None else artifact
@@ -106,16 +120,26 @@ def _held_or_refuse(held: Held, digest: str, role: str) -> Artifact:
 
 def with_arrays(content: RecordDict, fetched: Fetched) -> RecordDict:
     """Return the content the app's handler gets: its own records, and the version as an ArrayRecord."""
-    return RecordDict({fetched.delivery.arrays: to_record(fetched.artifact), **content})
+    model = fetched.artifact if fetched.private is None else fetched.private.whole(fetched.artifact)
+    return RecordDict({fetched.delivery.arrays: to_record(model), **content})
 
 
 def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train_seconds: float) -> Message:
     """Replace the ArrayRecord of an app's reply by an update relative to the fetched version.
 
-    A reply without exactly one ArrayRecord, or with arrays no artifact can hold, keeps them as they are.
+    A reply without exactly one ArrayRecord, or with arrays no artifact can hold, keeps them as they are; private
+    tensors stay here in any case.
+
+    Raises:
+        ArtifactError: If a private tensor came back malformed.
+        DeliveryError: If one came back with another shape, or values that its dtype cannot hold.
     """
     started = time.perf_counter()
     content = RecordDict(dict(reply.content))
+    if fetched.private is not None:
+        private = withhold(content, fetched.private, fetched.delivery.arrays)
+        if private is not fetched.private:
+            held.put_private(fetched.delivery.model, private.to_bytes())
     update, key = _update(content, fetched, held)
     if update is not None:
         del content[key]
@@ -126,6 +150,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             identity=held.identity,
             partitions=partitions,
             held=held.digests(fetched.delivery.model),
+            private=fetched.delivery.private,
             base=fetched.delivery.target,
             arrays=key,
             payload=None if update is None else payload_array(update),

@@ -26,11 +26,11 @@ def make_private(path: Path) -> None:
         raise PermissionError(f"{path} is a link, belongs to somebody else or may be written to by others")
 
 
-def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview], *, forced: bool = False) -> None:
     """Write `data`, whole or in parts, to `path` through a temporary file beside it and a rename.
 
-    The content is not forced to disk: what a client keeps is checked by digest when it is read and fetched
-    again if it was lost.
+    Most content is not forced to disk: what a client keeps is checked by digest when it is read and fetched
+    again if it was lost. What cannot be fetched again is `forced`.
 
     Raises:
         OSError: If the directory cannot be written; nothing is left behind then.
@@ -40,6 +40,9 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> 
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
+            if forced:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

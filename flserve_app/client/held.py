@@ -7,6 +7,8 @@ Rules:
   `cache-dir` (then they survive runs and restarts), `FLSERVE_CACHE_DIR`, a directory of the run under the
   system's temporary directory for nodes that have a `partition-id` (as all simulated ones do), or the
   user's cache directory.
+- Private tensors are kept in the same place. Nobody could send them again, so where the directory cannot be
+  written they go into the state.
 - A server never names a path. It may name a digest: a directory that outlives runs is searched for it, whichever
   model and client of the machine it was fetched for.
 """
@@ -40,6 +42,7 @@ FORGET_SECONDS = 24 * 3600.0
 _REFERENCES = "flserve.held"
 _ARRAYS = "flserve.arrays"
 _BESIDE = "flserve.leftover"
+_PRIVATE = "flserve.private"
 
 
 @final
@@ -118,6 +121,32 @@ class Held:
             return
         kept = self._state.get(_BESIDE, ArrayRecord())
         self._state[_BESIDE] = ArrayRecord({**kept, model: payload_array(b"".join(data))})
+
+    def private(self, model: str) -> bytes | memoryview | None:
+        """Return the private tensors that are kept of a model, as they were given; None if there are none."""
+        kept = self._state.get(_PRIVATE)
+        if isinstance(kept, ArrayRecord) and model in kept:
+            return kept[model].data
+        return self._cache.private(model)
+
+    def put_private(self, model: str, data: Sequence[bytes | memoryview]) -> None:
+        """Keep private tensors of a model, in place of those before."""
+        kept = dict(self._state.get(_PRIVATE, ArrayRecord()))
+        kept.pop(model, None)
+        if not (self._on_disk(sum(map(len, data))) and self._put_private_on_disk(model, data)):
+            kept[model] = payload_array(b"".join(data))
+        self._state[_PRIVATE] = ArrayRecord(kept)
+
+    def _put_private_on_disk(self, model: str, data: Sequence[bytes | memoryview]) -> bool:
+        try:
+            self._claim()
+            self._cache.put_private(model, data)
+        except OSError as error:
+            log(
+                WARNING, "flserve: %s keeps its private tensors in memory, until the run ends: %s", self.identity, error
+            )
+            return False
+        return True
 
     def _on_disk(self, nbytes: int) -> bool:
         return self._lasting or nbytes > STATE_BYTES

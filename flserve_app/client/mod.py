@@ -15,11 +15,12 @@ from flwr.app import Context, Message, RecordDict
 
 from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
+from flserve_app.client.private import kept_key
 from flserve_app.client.recipe import Builder
 from flserve_app.client.wire import RECORD, Answer, Delivery, put_answer, take_delivery
 from flserve_app.codec import CODECS
 from flserve_app.errors import DeliveryError
-from flserve_app.fleet import CHAIN, RECIPE
+from flserve_app.fleet import CHAIN, PRIVATE, RECIPE
 
 Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
@@ -92,7 +93,8 @@ def _greet(
             identity=held.identity,
             partitions=_partitions(context),
             held=(base, *digests) if base and base not in digests and held.finds(base) else digests,
-            capabilities=(CHAIN, *(() if builder is None else (RECIPE,)), *CODECS),
+            private=kept_key(held.private(model)),
+            capabilities=(CHAIN, PRIVATE, *(() if builder is None else (RECIPE,)), *CODECS),
         ),
     )
 

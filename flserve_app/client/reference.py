@@ -19,15 +19,18 @@ class Reference:
         model: Name the version was published under.
         version: Its number; -1 for an artifact that was never published.
         digest: Hex digest of its artifact.
+        private: Key of the layout of the tensors that belong to it and are the client's own; empty if there are none.
     """
 
     model: str
     version: int
     digest: str
+    private: str = ""
 
     def to_json(self) -> str:
         """Return the reference as one line of JSON."""
-        return json.dumps({"model": self.model, "version": self.version, "digest": self.digest})
+        found = {"model": self.model, "version": self.version, "digest": self.digest}
+        return json.dumps({**found, "private": self.private} if self.private else found)
 
 
 def parse_reference(text: str) -> Reference:
@@ -38,8 +41,13 @@ def parse_reference(text: str) -> Reference:
     """
     try:
         found = json.loads(text)
-        reference = Reference(model=str(found["model"]), version=int(found["version"]), digest=str(found["digest"]))
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        reference = Reference(
+            model=str(found["model"]),
+            version=int(found["version"]),
+            digest=str(found["digest"]),
+            private=str(found.get("private", "")),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise StoreError(f"a held version's reference is malformed: {text[:80]!r}") from error
     if not _DIGEST.fullmatch(reference.digest):
         raise StoreError(f"a held version's reference names {reference.digest[:80]!r}, expected a hex SHA-256")

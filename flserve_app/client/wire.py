@@ -3,7 +3,8 @@
 Rules:
 - A train or evaluate message of the server carries a ConfigRecord `flserve` (a `Delivery`) in place of its
   ArrayRecord, and the payloads, if the client needs any, as the Arrays of the ArrayRecord `flserve.payload`
-  (`payload`, `payload.1`, ... in the order they apply in). All other records are the app's own and pass untouched.
+  (`payload`, `payload.1`, ... in the order they apply in; `start` beside them is what private tensors begin with).
+  All other records are the app's own and pass untouched.
 - A reply carries a ConfigRecord `flserve` (an `Answer`); a train reply's ArrayRecord travels as a payload
   relative to the version the client was given.
 - A client that cannot follow answers with status `nack` and a reason, in an ordinary reply: it never
@@ -40,6 +41,7 @@ from flserve_app.errors import DeliveryError
 PROTOCOL = 1
 PAYLOAD = "flserve.payload"
 PAYLOAD_STYPE = "flserve.payload"
+START = "start"
 MAX_REASON = 400
 MAX_PAYLOADS = 256
 _IDENTITY = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -64,6 +66,8 @@ class Delivery:
         settled: Hex digests of what the client's last updates led to, those that were aggregated since it was told.
         owed: Whether the server may still use an update that it does not name.
         afresh: Whether the client is to forget what was left out before: it belongs to another history.
+        private: Key of the layout of the tensors that never travel; empty if there are none.
+        start: That layout, and with it the initial values unless they are the recipe's; None for who has both.
         payloads: What leads to the target, each relative to what the one before leads to; none if the client
             holds it already.
         recipe: JSON of a recipe to start from; empty if there is none.
@@ -84,6 +88,8 @@ class Delivery:
     settled: tuple[str, ...] = ()
     owed: bool = False
     afresh: bool = False
+    private: str = ""
+    start: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +103,7 @@ class Answer:
         held: Hex digests of the versions it holds, at most `MAX_HELD`.
         capabilities: For a hello, what it can be sent beside what all releases can take.
         reason: For a nack, why, in one line.
+        private: Key of the layout of the private tensors it keeps of the model; empty if it keeps none.
         base: Digest the update is relative to; empty if the update is not relative to anything.
         arrays: Key of the ArrayRecord that was replaced by the payload; empty if there was none.
         payload: The encoded update, or None.
@@ -111,6 +118,7 @@ class Answer:
     held: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     reason: str = ""
+    private: str = ""
     base: str = ""
     arrays: str = ""
     payload: Array | None = None
@@ -141,12 +149,13 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "settled": [bytes.fromhex(digest) for digest in delivery.settled[-MAX_HELD:]],
         "owed": delivery.owed,
         "afresh": delivery.afresh,
+        "private": bytes.fromhex(delivery.private),
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh"):
+    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private"):
         if not record[added]:
             del record[added]
-    _put(content, record, delivery.payloads)
+    _put(content, record, delivery.payloads, delivery.start)
 
 
 def take_delivery(content: RecordDict) -> Delivery | None:
@@ -155,7 +164,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
     Raises:
         DeliveryError: If the record is not what this protocol version writes.
     """
-    record, payloads = _take(content)
+    record, payloads, start = _take(content)
     if record is None:
         return None
     action = read_text(record, "action")
@@ -176,6 +185,8 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         settled=read_digests(record, "settled"),
         owed=read_flag(record, "owed"),
         afresh=read_flag(record, "afresh"),
+        private=read_digest(record, "private"),
+        start=start,
     )
 
 
@@ -189,6 +200,7 @@ def put_answer(content: RecordDict, answer: Answer) -> None:
         "held": [bytes.fromhex(digest) for digest in answer.held[:MAX_HELD]],
         "takes": list(answer.capabilities[:MAX_CAPABILITIES]),
         "reason": answer.reason[:MAX_REASON],
+        "private": bytes.fromhex(answer.private),
         "base": bytes.fromhex(answer.base),
         "arrays": answer.arrays,
         "fetch_s": answer.fetch_seconds,
@@ -205,7 +217,7 @@ def take_answer(content: RecordDict) -> Answer | None:
     Raises:
         DeliveryError: If the record is not what this protocol version writes.
     """
-    record, payloads = _take(content)
+    record, payloads, _ = _take(content)
     if record is None:
         return None
     if len(payloads) > 1:
@@ -220,6 +232,7 @@ def take_answer(content: RecordDict) -> Answer | None:
         held=read_digests(record, "held"),
         capabilities=read_capabilities(record, "takes"),
         reason=" ".join(read_text(record, "reason")[:MAX_REASON].split()),
+        private=read_digest(record, "private"),
         base=read_digest(record, "base"),
         arrays=read_text(record, "arrays"),
         payload=payloads[0] if payloads else None,
@@ -229,10 +242,13 @@ def take_answer(content: RecordDict) -> Answer | None:
     )
 
 
-def _put(content: RecordDict, record: Mapping[str, object], payloads: Sequence[Array]) -> None:
+def _put(
+    content: RecordDict, record: Mapping[str, object], payloads: Sequence[Array], start: Array | None = None
+) -> None:
     content[RECORD] = ConfigRecord(dict(record))  # type: ignore[arg-type]
-    if payloads:
-        content[PAYLOAD] = ArrayRecord({payload_key(at): payload for at, payload in enumerate(payloads)})
+    carried = {payload_key(at): payload for at, payload in enumerate(payloads)}
+    if carried or start is not None:
+        content[PAYLOAD] = ArrayRecord(carried if start is None else {**carried, START: start})
 
 
 def payload_key(at: int) -> str:
@@ -240,29 +256,31 @@ def payload_key(at: int) -> str:
     return f"payload.{at}" if at else "payload"
 
 
-def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...]]:
+def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...], Array | None]:
     record = content.pop(RECORD, None)
     carried = content.pop(PAYLOAD, None)
     if record is None:
-        return None, ()
+        return None, (), None
     if not isinstance(record, ConfigRecord):
         raise DeliveryError(f"record {RECORD!r} is a {type(record).__name__}, expected a ConfigRecord")
     if record.get("protocol") != PROTOCOL:
         raise DeliveryError(f"delivery protocol is {record.get('protocol')!r}, expected {PROTOCOL}")
-    return record, _payloads(carried)
+    return record, *_carried(carried)
 
 
-def _payloads(carried: object) -> tuple[Array, ...]:
+def _carried(carried: object) -> tuple[tuple[Array, ...], Array | None]:
+    """Return the payloads in their order, and what private tensors begin with."""
     if carried is None:
-        return ()
-    keys = [payload_key(at) for at in range(len(carried))] if isinstance(carried, ArrayRecord) else []
-    if not isinstance(carried, ArrayRecord) or not 1 <= len(keys) <= MAX_PAYLOADS or set(carried) != set(keys):
-        raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
-    arrays = tuple(carried[key] for key in keys)
-    for array in arrays:
+        return (), None
+    arrays = dict(carried) if isinstance(carried, ArrayRecord) else {}
+    for array in arrays.values():
         if array.stype != PAYLOAD_STYPE:
             raise DeliveryError(f"payload is serialised as {array.stype!r}, expected {PAYLOAD_STYPE!r}")
-    return arrays
+    start = arrays.pop(START, None)
+    keys = [payload_key(at) for at in range(len(arrays))]
+    if (not keys and start is None) or len(keys) > MAX_PAYLOADS or set(arrays) != set(keys):
+        raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
+    return tuple(arrays[key] for key in keys), start
 
 
 def _identity(value: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
+from flserve_app.artifact.roles import Roles
 from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import ConfigError
 
@@ -26,6 +27,9 @@ _VOTES = "it counts every reply as one vote, which no staleness weight can make 
 _COUNTED = "its privacy guarantee counts one clipped reply a client and round"
 _SPARSE = "it compares replies weight by weight, and a sparse update leaves nearly all of them as they were"
 _CLIPPED = "its clipping has to see the last word of a client, and error feedback adds to an update behind it"
+_NORM = (
+    "its clipping at the client measures the whole model, and private tensors would count in a norm that guards others"
+)
 _TREES = "its model is a growing ensemble of trees, not tensors of fixed shapes that a version could be relative to"
 _MASKED = "secure aggregation masks what a client sends, so an update relative to a held version cannot be decoded"
 
@@ -40,6 +44,7 @@ class Traits:
         no_rebase: Why late replies cannot be rebased under it; empty if they can.
         no_sparse: Why updates cannot be sparse under it; empty if they can.
         no_feedback: Why clients cannot carry on what was left out of an update; empty if they can.
+        no_private: Why tensors cannot be private under it; empty if they can.
         integers_beside: Whether integer tensors are averaged beside it.
         private: Whether it adds noise for privacy: its runs do not repeat.
         assumed: What is taken for granted about it; empty for Flower's own.
@@ -50,6 +55,7 @@ class Traits:
     no_rebase: str = ""
     no_sparse: str = ""
     no_feedback: str = ""
+    no_private: str = ""
     integers_beside: bool = False
     private: bool = False
     assumed: str = ""
@@ -80,6 +86,7 @@ TABLE: Mapping[str, Traits] = MappingProxyType(
                 "DifferentialPrivacyClientSideAdaptiveClipping",
                 no_rebase=_COUNTED,
                 no_feedback=_CLIPPED,
+                no_private=_NORM,
                 beside=True,
                 private=True,
             ),
@@ -110,6 +117,7 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
         no_rebase=next((each.no_rebase for each in found if each.no_rebase), ""),
         no_sparse=next((each.no_sparse for each in found if each.no_sparse), ""),
         no_feedback=next((each.no_feedback for each in found if each.no_feedback), ""),
+        no_private=next((each.no_private for each in found if each.no_private), ""),
         integers_beside=any(each.integers_beside for each in found),
         private=any(each.private for each in found),
         assumed="; ".join(each.assumed for each in found if each.assumed),
@@ -139,6 +147,16 @@ def check_lossy(traits: Traits, *, uplink: Lossy | None, codec: Lossy | None = N
             f"uplink {uplink.name} with error feedback cannot be combined with {traits.name}: {traits.no_feedback}; "
             "set uplink.arguments.decay=0"
         )
+
+
+def check_private(traits: Traits, roles: Roles) -> None:
+    """Refuse private tensors that a strategy's guarantee does not survive.
+
+    Raises:
+        ConfigError: If there are any, and it does not.
+    """
+    if traits.no_private and any(role == "private" for _, role in roles.rules):
+        raise ConfigError(f"roles: tensors cannot be private under {traits.name}: {traits.no_private}")
 
 
 def nested(strategy: Any) -> Iterator[Strategy]:

@@ -20,10 +20,12 @@ from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
+from flserve_app.fleet import PRIVATE
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel, model_key, open_message
+from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
@@ -44,6 +46,7 @@ class Dispatch:
         settlements: Knows which were aggregated.
         rounds: How they are rounded before; None if they are not.
         seed: Of the dither they are rounded with; None for another one in each run.
+        private: What of the model stays with the clients.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Dispatch:
         settlements: Settlements,
         rounds: Lossy | None = None,
         seed: int | None = 0,
+        private: PrivatePart,
     ) -> None:
+        self._private = private
         self._late = late
         self._settlements = settlements
         self._seed = secrets.randbits(63) if seed is None else seed
@@ -85,9 +90,11 @@ class Dispatch:
             recipe = self._recipe(plan)
             content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
             delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
+            client = self._roster.fleet.get(parcel.node_id)
+            delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
             put_delivery(content, delivery)
             message.content = content
-            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe))
+            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe) + extra)
             return replace(parcel, plan=plan, settled=delivery.settled)
         if parcel.arrays:
             self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
@@ -130,8 +137,10 @@ class Dispatch:
         if self._rounds is None or parcel.message_type.split(".")[0] != "train":
             return ""
         number = self._roster.server_round
-        identity = self._roster.fleet.get(parcel.node_id).identity
-        return self._rounds.at(number, dither_key(self._seed, number, identity)).to_json()
+        client = self._roster.fleet.get(parcel.node_id)
+        if self._rounds.roles.rules and PRIVATE not in client.takes:
+            return ""  # of a release that knows no roles: it would round what is to stay exact
+        return self._rounds.at(number, dither_key(self._seed, number, client.identity)).to_json()
 
     def _settling(self, parcel: Parcel, delivery: Delivery) -> Delivery:
         """Return a delivery with what the client has to know of its earlier updates, if it keeps anything of them."""

@@ -7,6 +7,7 @@ alike for training and evaluation. Rules:
 - A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
   with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
 - Replies come back as full ArrayRecords in the order of the clients' identities. Error replies come last.
+- Where the model has private tensors, a client that cannot keep them gets no messages: it is left out.
 - A training message that is not answered in time may be answered later; see `late`.
 """
 
@@ -24,6 +25,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from flserve_app.artifact.roles import NO_ROLES
 from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import RECIPE, Fleet
@@ -33,6 +35,7 @@ from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
+from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import HELLO_SECONDS, Roster
 from flserve_app.strategy.settlements import Settlements
@@ -57,6 +60,7 @@ class VersionedGrid(Grid):
         base: Digest of an artifact that clients are asked to look for when they are greeted.
         settlements: Which updates were aggregated; None where clients keep nothing of them.
         seed: Of the dither that updates are rounded with.
+        private: What of the model stays with the clients.
 
     Raises:
         DeliveryError: From `get_node_ids`, if it is asked again and again for longer than `patience`.
@@ -77,7 +81,9 @@ class VersionedGrid(Grid):
         base: str = "",
         settlements: Settlements | None = None,
         seed: int | None = 0,
+        private: PrivatePart | None = None,
     ) -> None:
+        self._private = private or PrivatePart(NO_ROLES)
         self._grid = grid
         self._publisher = publisher
         self._ledger = ledger
@@ -100,6 +106,7 @@ class VersionedGrid(Grid):
             settlements=self._settlements,
             rounds=rounds,
             seed=seed,
+            private=self._private,
         )
 
     @property
@@ -177,6 +184,7 @@ class VersionedGrid(Grid):
         self.meet(nodes, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
         waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
+        waiting = [(message, parcel) for message, parcel in waiting if self._admits(parcel)]
         while waiting:
             shared: Shared = {}
             sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
@@ -184,6 +192,14 @@ class VersionedGrid(Grid):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
         return self._ordered(arrived)
+
+    def _admits(self, parcel: Parcel) -> bool:
+        client = self.fleet.get(parcel.node_id)
+        if not parcel.arrays or self._private.admits(client):
+            return True
+        self._ledger.failed()
+        log(WARNING, "flserve: %s is left out: it cannot keep private tensors to itself", client.identity)
+        return False
 
     def _check_patience(self, nodes: int) -> None:
         """Flower's strategies ask for the nodes until there are enough: nodes that left for good end a run."""

@@ -89,6 +89,7 @@ class Roster:
             version=version,
             server_round=self.server_round,
             takes=answer.capabilities,
+            keeps=answer.private,
         )
 
     def takes_no_more(self, node_id: int, what: str) -> None:

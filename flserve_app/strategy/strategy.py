@@ -9,6 +9,7 @@ It wraps a strategy and changes what is around it, never what it computes. Rules
 - What it remembers is stored with each version, in the same transaction: a resumed run goes on as if it had
   never stopped.
 - A model name that exists is continued only when asked to; nothing is ever overwritten.
+- Private tensors (`roles`) stay with the clients: versions, the inner strategy and the result have none of them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from logging import INFO
 from pathlib import Path
+from types import MappingProxyType
 from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -26,18 +29,21 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flserve_app.artifact import Artifact
+from flserve_app.artifact.roles import Roles
 from flserve_app.client.records import to_artifact
 from flserve_app.codec.lossy import Lossy, lossy_of
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
-from flserve_app.errors import ConfigError, Conflict
+from flserve_app.errors import ConfigError
 from flserve_app.registry import Registry
-from flserve_app.store import Holder, Serving, Version, check_digest
-from flserve_app.strategy.compatibility import check_lossy
+from flserve_app.store import Holder, Serving, Version
+from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
+from flserve_app.strategy.opening import check_name, digest_of, opened
+from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.rounds import Rounds
@@ -45,6 +51,8 @@ from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
 
 EXACT = "lossless-small"  # what takes a client from any version to any other where deliveries are rounded
+
+NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -72,6 +80,8 @@ class VersionedStrategy(Strategy):
             finds it in its cache directory gets what it lacks from there.
         staleness: Exponent of a rebased reply's weight, `num-examples * (1 + lag in versions) ** -staleness`.
         schedules: Numbers of the inner strategy that change with the round, by attribute.
+        roles: What tensors are for, by patterns of their names (`artifact.roles`): `private` ones never travel,
+            `statistic` and `buffer` ones are never rounded. `evaluate_fn` sees private ones as they were initially.
 
     Raises:
         CodecError: If a codec is unknown.
@@ -99,21 +109,24 @@ class VersionedStrategy(Strategy):
         staleness: float = 0.5,
         schedules: Mapping[str, Ramp] = NO_SCHEDULES,
         base_version: str | None = None,
+        roles: Mapping[str, str] = NO_PATTERNS,
     ) -> None:
         if not (math.isfinite(staleness) and staleness >= 0):
             raise ConfigError(f"staleness is {staleness}, expected a number of 0 or more")
         self.inner = FedAvg() if inner is None else inner
         self._named = tuple(each if isinstance(each, str) else each.name for each in (codec, uplink))
-        lossy, self._codec = _settled(codec)
-        self._rounds_up, self._uplink = _settled(uplink)
+        self._private = PrivatePart(Roles.from_pairs(roles.items()))
+        lossy, self._codec = _settled(codec, self._private.roles)
+        self._rounds_up, self._uplink = _settled(uplink, self._private.roles)
         self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
         follows = lossy is not None
         self._inner = Inner(self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows)
         self._late, self._staleness = late, staleness
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
-        self.registry = store if isinstance(store, Registry) else _opened(store)
-        self._base = "" if base_version is None else _digest_of(base_version, self.registry)
+        check_private(self._inner.traits, self._private.roles)
+        self.registry = store if isinstance(store, Registry) else opened(store)
+        self._base = "" if base_version is None else digest_of(base_version, self.registry)
         self._resume = resume
         self._num_clients = num_clients
         self._wait_seconds = wait_seconds
@@ -167,8 +180,7 @@ class VersionedStrategy(Strategy):
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
         self._offset = 0 if latest is None else latest.round
-        if latest is not None:
-            self._restore(latest)
+        first = self._shared(initial_arrays) if latest is None else self._restore(latest)
         versioned = VersionedGrid(
             grid,
             self._publisher,
@@ -182,11 +194,12 @@ class VersionedStrategy(Strategy):
             base=self._base,
             settlements=self._settlements,
             seed=self._seed,
+            private=self._private,
         )
         self._grid = versioned
         self._rounds.begin(versioned, self._offset)
         wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
-        self._begin(initial_arrays, latest)
+        self._begin(first, latest)
         result = super().start(
             grid=versioned,
             initial_arrays=self._publisher.record,
@@ -194,7 +207,7 @@ class VersionedStrategy(Strategy):
             timeout=timeout,
             train_config=train_config,
             evaluate_config=evaluate_config,
-            evaluate_fn=self._rounds.evaluating(evaluate_fn),
+            evaluate_fn=self._rounds.evaluating(self._private.completing(evaluate_fn)),
         )
         self._rounds.finish()
         return result
@@ -217,7 +230,7 @@ class VersionedStrategy(Strategy):
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
-        state = self._settlements.attached(save(self.inner))
+        state = self._private.attached(self._settlements.attached(save(self.inner)))
         self._publisher.publish(restore(aggregate, self._publisher.artifact), number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
@@ -235,12 +248,18 @@ class VersionedStrategy(Strategy):
         self._record_clients()
         return metrics
 
-    def _restore(self, latest: Version) -> None:
-        """Give publisher and inner strategy what they remembered; before the first round that is nothing."""
+    def _shared(self, initial: ArrayRecord | Artifact) -> Artifact:
+        """Return what of the initial model becomes version 0."""
+        return self._private.begin(initial if isinstance(initial, Artifact) else to_artifact(initial))
+
+    def _restore(self, latest: Version) -> Artifact:
+        """Return the version, after publisher and inner strategy got what they remembered; that may be nothing yet."""
+        name, artifact = f"{latest.model} {latest.name}", self.registry.load(latest.digest)
+        found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
+        found = self._private.recall(found, name, artifact)
         if latest.round:
-            name = f"{latest.model} {latest.name}"
-            found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
             restore_state(self.inner, self._settlements.recall(found, name), name)
+        return artifact
 
     def _record_clients(self) -> None:
         """Record who holds what, once a round: what the fleet may still build on is kept."""
@@ -258,41 +277,15 @@ class VersionedStrategy(Strategy):
         identity = f"node-{node_id}" if self._grid is None else self._grid.fleet.get(node_id).identity
         note_refused(identity, reason)
 
-    def _begin(self, initial: ArrayRecord | Artifact, latest: Version | None) -> None:
+    def _begin(self, first: Artifact, latest: Version | None) -> None:
         if latest is None:
-            self._publisher.publish(initial if isinstance(initial, Artifact) else to_artifact(initial), 0)
+            self._publisher.publish(first, 0, self._private.attached(None))
             return
-        self._publisher.adopt(latest, self.registry.load(latest.digest))
+        self._publisher.adopt(latest, first)
         log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
 
 
-def check_name(registry: Registry, model: str, *, resume: bool) -> Version | None:
-    """Return the newest version of a model, if any; refuse a name that exists and is not to be resumed.
-
-    Raises:
-        Conflict: If it exists and is not to be resumed.
-    """
-    latest = registry.latest(model)
-    if latest is not None and not resume:
-        raise Conflict(
-            f"model {model!r} is in the store already, at {latest.name}: "
-            "continue it with resume=true, or choose another model_name"
-        )
-    return latest
-
-
-def _opened(store: str | Path) -> Registry:
-    # A relative path starts wherever the process was started, which under `flwr run` is anybody's guess.
-    log(INFO, "flserve: store %s", Path(store).expanduser().absolute())
-    return Registry.open(Path(store).expanduser())
-
-
-def _settled(codec: str | Lossy) -> tuple[Lossy | None, str]:
+def _settled(codec: str | Lossy, roles: Roles) -> tuple[Lossy | None, str]:
     """Return the settings of a lossy codec, and the exact codec that is used beside it or in its place."""
     lossy = lossy_of(codec, {}) if isinstance(codec, str) else codec
-    return (None, str(codec)) if lossy is None else (lossy, EXACT)
-
-
-def _digest_of(name: str, registry: Registry) -> str:
-    model, separator, ref = name.rpartition("@")
-    return registry.resolve(model, ref).digest if separator else check_digest(name)
+    return (None, str(codec)) if lossy is None else (replace(lossy, roles=roles), EXACT)

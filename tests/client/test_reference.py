@@ -4,8 +4,9 @@ from flserve_app.client.reference import Reference, parse_reference
 from flserve_app.errors import StoreError
 
 
-def test_a_reference_comes_back_from_its_json():
-    reference = Reference(model="a/../b\n", version=7, digest="ab" * 32)
+@pytest.mark.parametrize("private", ["", "cd" * 32])
+def test_a_reference_comes_back_from_its_json(private):
+    reference = Reference(model="a/../b\n", version=7, digest="ab" * 32, private=private)
     assert parse_reference(reference.to_json()) == reference
     assert "\n" not in reference.to_json()
 

@@ -45,6 +45,8 @@ deliveries = st.builds(
     settled=st.lists(digests, max_size=4).map(tuple),
     owed=st.booleans(),
     afresh=st.booleans(),
+    private=st.just("") | digests,
+    start=payloads,
 )
 answers = st.builds(
     Answer,
@@ -54,6 +56,7 @@ answers = st.builds(
     held=st.lists(digests, max_size=5).map(tuple),
     capabilities=st.lists(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,31}", fullmatch=True), max_size=5).map(tuple),
     reason=st.lists(st.from_regex(r"[!-~]{1,20}", fullmatch=True), max_size=5).map(" ".join),
+    private=st.just("") | digests,
     base=st.just("") | digests,
     arrays=texts,
     payload=payloads,
@@ -122,6 +125,7 @@ def test_held_and_reason_are_bounded_when_written():
                 "settled",
                 "owed",
                 "afresh",
+                "private",
             ]
         ),
         values,
@@ -141,6 +145,7 @@ def test_malformed_deliveries_are_refused_and_nothing_else_happens(record):
                 "held",
                 "takes",
                 "reason",
+                "private",
                 "base",
                 "arrays",
                 "fetch_s",

@@ -1,0 +1,64 @@
+"""Where a client's private tensors come from when a model is delivered: its own, or the initial values.
+
+What it kept counts only if it verifies and belongs to the layout and the history that the delivery names. The
+initial values come with the delivery, or from the model that its recipe builds; without either the client cannot
+follow, and is sent them in the same round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import INFO, WARNING
+
+from flwr.common.logger import log
+
+from flserve_app.artifact import Artifact
+from flserve_app.client.held import Held
+from flserve_app.client.private import Private, kept_private, read_private
+from flserve_app.client.wire import Delivery
+from flserve_app.errors import DeliveryError
+
+
+def own_part(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> Private | None:
+    """Return the client's private part of the model that is delivered; None if it has none.
+
+    Args:
+        delivery: What the server asked for.
+        held: What the client holds.
+        build: Builds the model of the delivery's recipe.
+
+    Raises:
+        DeliveryError: If it has none, and the delivery does not say how to begin.
+        FlserveError: If the initial values cannot be had as the delivery says.
+    """
+    if not delivery.private:
+        return None
+    kept = kept_private(held.private(delivery.model), delivery.private)
+    if kept is not None:
+        return kept
+    begun = _begun(delivery, held, build)
+    _tell(delivery, held, begun)
+    return begun
+
+
+def _begun(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> Private:
+    if delivery.start is None:
+        raise DeliveryError(f"{held.identity} does not have the private tensors that it is said to keep")
+    layout, private = read_private(delivery.start.data)
+    if private is None and delivery.recipe:
+        private = Private(layout=layout, values=layout.parted(build())[1])
+    if private is None or layout.key != delivery.private or private.values.digest != layout.start:
+        raise DeliveryError("the private tensors' initial values are not those that the delivery names")
+    return private
+
+
+def _tell(delivery: Delivery, held: Held, begun: Private) -> None:
+    lost = any(each.model == delivery.model and each.private == delivery.private for each in held.references())
+    log(
+        WARNING if lost else INFO,
+        "flserve: %s %s %d private tensors of %s: they begin with the initial values",
+        held.identity,
+        "lost its" if lost else "has no",
+        len(begun.layout.specs),
+        delivery.model,
+    )
