@@ -1,7 +1,8 @@
 """One job from its configuration to its summary: what `flwr run` and `flserve run` have in common.
 
 The run is recorded in the store before its first version and closed however it ends, and every round's row is
-on disk before the next begins.
+on disk before the next begins. A model with private tensors is evaluated by its clients alone: nobody else has all
+of it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from flserve_app.client.records import to_record
@@ -23,6 +26,7 @@ from flserve_app.compose.codecs import check_codecs, codec_of, schedules_of
 from flserve_app.compose.folder import RunFolder
 from flserve_app.compose.parts import CentralEvaluation, model_of, task_spec
 from flserve_app.compose.privacy import told as told_of_privacy
+from flserve_app.compose.roles import check_roles, roles_of
 from flserve_app.compose.stores import open_store, serving_of
 from flserve_app.compose.strategies import inner_strategy
 from flserve_app.compose.summary import summarise
@@ -32,6 +36,7 @@ from flserve_app.errors import DeliveryError
 from flserve_app.registry import Registry
 from flserve_app.strategy import RoundRow, VersionedStrategy, check_name, count_nodes
 from flserve_app.task import client_data
+from flserve_app.task.models import initial_artifact
 
 Observer = Callable[[RoundRow], None]
 
@@ -96,9 +101,11 @@ def check(app: AppConfig, clients: int, folder: Path) -> None:
         FlserveError: As `run_job`.
     """
     spec = task_spec(app, clients)
-    model_of(app).build(spec)
+    initial = initial_artifact(model_of(app).build(spec))
     client_data(spec, 0)
-    check_codecs(app, inner_strategy(app.strategy, clients))
+    strategy = inner_strategy(app.strategy, clients)
+    check_codecs(app, strategy)
+    check_roles(app, strategy, initial)
     if app.store is not None:
         with open_store(app, folder) as registry:
             check_name(registry, model_name(app), resume=app.resume)
@@ -124,7 +131,12 @@ def _facts(app: AppConfig, folder: RunFolder, run: str, clients: int) -> dict[st
 
 def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run: str, note: Observer) -> CacheInfo:
     spec, model = task_spec(app, clients), model_of(app)
-    evaluation = CentralEvaluation(model, spec)
+    evaluation, roles = CentralEvaluation(model, spec), roles_of(app)
+    central = not roles.private(evaluation.initial)
+    if not central:
+        log(
+            INFO, "flserve: the server evaluates no private tensors; strategy.clients_per_evaluation lets clients do so"
+        )
     settings = ClientSettings(
         spec=spec,
         model=model,
@@ -150,6 +162,7 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         observer=note,
         late=app.strategy.late,
         staleness=app.strategy.staleness,
+        roles=dict(roles.rules),
     )
     told = {KEY: settings.to_json()}
     strategy.start(
@@ -159,6 +172,6 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         timeout=app.timeout,
         train_config=ConfigRecord({**told, **told_of_privacy(app.strategy.dp)}),
         evaluate_config=ConfigRecord(dict(told)),
-        evaluate_fn=evaluation,
+        evaluate_fn=evaluation if central else None,
     )
     return strategy.cache_info()

@@ -16,7 +16,7 @@ from flserve_app.strategy import RoundRow
 
 def round_line(row: RoundRow) -> str:
     """Return a round in one line."""
-    accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
+    accuracy = _accuracy(row.accuracy, row.metrics.get("client_accuracy"))
     plans = ", ".join(f"{count} {kind}" for kind, count in row.plans.items()) or "none"
     return (
         f"round {row.round:>3}  v{row.version} {row.digest[:12]}  accuracy {accuracy}  "
@@ -31,9 +31,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="flserve run", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    accuracy = summary["final_accuracy"]
     table.add_row("versions", f"{summary['versions']} (latest v{summary['final_version']})")
-    table.add_row("final accuracy", "-" if accuracy is None else f"{accuracy:.4f}")
+    table.add_row("final accuracy", _accuracy(summary["final_accuracy"], summary.get("final_client_accuracy")))
     table.add_row("final digest", summary["final_digest"])
     table.add_row("clients by version", _by_version(summary["client_versions"]))
     for way, name in (("down", "bytes down"), ("up", "bytes up")):
@@ -53,11 +52,10 @@ def sweep_table(jobs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     for name in ("accuracy", "digest", "down", "up", "of full", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for overrides, summary in jobs:
-        accuracy = summary["final_accuracy"]
         sent = summary["bytes_down"] + summary["bytes_up"]
         table.add_row(
             escape(overrides),
-            "-" if accuracy is None else f"{accuracy:.4f}",
+            _accuracy(summary["final_accuracy"], summary.get("final_client_accuracy")),
             summary["final_digest"][:12],
             readable_bytes(summary["bytes_down"]),
             readable_bytes(summary["bytes_up"]),
@@ -65,6 +63,13 @@ def sweep_table(jobs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
             f"{summary['seconds']:.1f}",
         )
     return table
+
+
+def _accuracy(central: float | None, clients: float | None) -> str:
+    """Return the server's accuracy, or that of the clients where the server measures none."""
+    if central is not None or clients is None:
+        return "-" if central is None else f"{central:.4f}"
+    return f"{clients:.4f} (clients)"
 
 
 def _by_version(client_versions: Mapping[str, int]) -> str:

@@ -39,6 +39,7 @@ def summarise(
         "final_digest": last.digest,
         "final_accuracy": last.accuracy,
         "final_loss": last.loss,
+        "final_client_accuracy": last.metrics.get("client_accuracy"),
         "client_versions": last.client_versions,
         "failures": sum(row.failures for row in rows),
         **totals,

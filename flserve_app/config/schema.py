@@ -182,6 +182,8 @@ class AppConfig:
         strategy: Sampling and aggregation.
         codec: Delivery codec.
         uplink: Codec of the clients' updates.
+        roles: What tensors are for, by patterns of their names: `weight`, `statistic`, `buffer` or `private`;
+            the first that fits decides. A list, so that an override replaces it whole: order matters.
         num_rounds: Rounds in all.
         num_clients: Clients to wait for, one a partition; null for as many as the federation has.
         seed: Decides data, partition, initial weights, sampling and training.
@@ -201,6 +203,7 @@ class AppConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     uplink: CodecConfig = field(default_factory=CodecConfig)
+    roles: list[dict[str, str]] = field(default_factory=list)
     num_rounds: int = 10
     num_clients: int | None = None
     seed: int = 42

@@ -16,7 +16,8 @@ from tests.fleet import FleetGrid
 
 FIELDS = {
     "run", "folder", "store", "model_name", "codec", "uplink", "seed", "clients", "rounds", "versions", "final_version",
-    "final_digest", "final_accuracy", "final_loss", "client_versions", "failures", "bytes_down", "bytes_up",
+    "final_digest", "final_accuracy", "final_loss", "final_client_accuracy",
+    "client_versions", "failures", "bytes_down", "bytes_up",
     "bytes_down_message", "bytes_up_message", "bytes_down_full", "bytes_up_full", "payloads", "seconds",
 }  # fmt: skip
 
