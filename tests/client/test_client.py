@@ -8,6 +8,8 @@ from flwr.clientapp import ClientApp
 
 from flserve_app.artifact import Artifact
 from flserve_app.client import VersionedClient, versioned_mod
+from flserve_app.client.layout import layout_of
+from flserve_app.client.private import Private
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
 from flserve_app.codec import decode, encode
@@ -85,6 +87,33 @@ def test_the_held_version_predicts_without_a_server(where):
     outputs = later.predict(np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32))
     assert np.array_equal(outputs, [[11.0, 22.0], [13.0, 24.0]])
     assert np.array_equal(later.predict(np.zeros((0, 2), dtype=np.float32), "m"), np.zeros((0, 2)))
+
+
+def test_private_tensors_are_put_back_for_a_prediction(tmp_path):
+    layout = layout_of(MODEL, {"b"}, "0123456789abcdef" * 2)
+    shared, values = layout.parted(MODEL)
+    start = payload_array(b"".join(Private(layout=layout, values=values).to_bytes()))
+    delivery = Delivery(
+        action="deliver",
+        model="m",
+        target=shared.digest,
+        payloads=(payload_array(encode(shared)),),
+        private=layout.key,
+        start=start,
+    )
+    content = RecordDict({"config": ConfigRecord()})
+    put_delivery(content, delivery)
+    where = context(**{"partition-id": 2, "cache-dir": str(tmp_path)})
+    reply = Linear(where).handle_train(Message(content, dst_node_id=1, message_type="train"))
+    answer = take_answer(reply.content)
+    assert list(decode(answer.payload.data, shared)) == ["w"]
+    assert answer.private == layout.key
+    later = Linear(context(run_id=6, **{"partition-id": 2, "cache-dir": str(tmp_path)}))
+    assert np.array_equal(later.predict(np.zeros((1, 2), np.float32)), [[11.0, 21.0]])
+    (kept,) = tmp_path.rglob("*.private")
+    kept.unlink()
+    with pytest.raises(NotFound, match="partition-2 lost its private tensors of m"):
+        later.predict(np.zeros((1, 2), np.float32))
 
 
 def test_without_a_version_there_is_no_prediction(where):

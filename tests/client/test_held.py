@@ -59,6 +59,28 @@ def test_a_cache_directory_outlives_the_run(root):
     assert Held(context(run_id=2, **{"partition-id": 2, "cache-dir": str(root)})).references() == ()
 
 
+def test_private_tensors_are_kept_where_versions_are(root):
+    here, there = context(**{"partition-id": 1}), context(**{"partition-id": 1, "cache-dir": str(root)})
+    for where in (here, there):
+        assert Held(where).private("m") is None
+        Held(where).put_private("m", [b"one", b"two"])
+        Held(where).put_private("other", [b"three"])
+        assert [bytes(Held(where).private(model)) for model in ("m", "other")] == [b"onetwo", b"three"]
+    assert len(there.state["flserve.private"]) == 0
+    assert Held(context(run_id=9, **{"partition-id": 1, "cache-dir": str(root)})).private("m") == b"onetwo"
+    assert Held(context(**{"partition-id": 2, "cache-dir": str(root)})).private("m") is None
+
+
+def test_private_tensors_that_grow_move_to_the_disk():
+    where = context(**{"partition-id": 1})
+    Held(where).put_private("m", [b"small"])
+    Held(where).put_private("m", [bytes(STATE_BYTES), b"!"])
+    assert len(where.state["flserve.private"]) == 0
+    assert bytes(Held(where).private("m")) == bytes(STATE_BYTES) + b"!"
+    Held(where).put_private("m", [b"small"])
+    assert bytes(Held(where).private("m")) == b"small"
+
+
 def test_a_new_version_takes_the_place_of_the_old():
     where = context(**{"partition-id": 1})
     held, old, new = Held(where), artifact(0), artifact(1)

@@ -127,3 +127,13 @@ def test_a_run_that_failed_has_no_summary():
         screen.close(None)
         assert "final digest" not in console.file.getvalue()
         assert screen._progress is None or screen._progress.finished is False
+
+
+def test_where_the_server_measures_nothing_the_clients_accuracy_is_shown():
+    assert "accuracy 0.7500 (clients)" in round_line(row(1, metrics={"client_accuracy": 0.75}))
+    assert "accuracy 0.5000  " in round_line(row(1, accuracy=0.5, metrics={"client_accuracy": 0.75}))
+    assert "accuracy -  " in round_line(row(1))
+    rows = [row(0), row(1, metrics={"client_accuracy": 0.75})]
+    found = summarise(rows, versions=2, payloads={}, seconds=1.0, folder="/out/run")
+    assert found["final_client_accuracy"] == 0.75
+    assert re.search(r"final accuracy +│ 0.7500 \(clients\) ", printed(found))

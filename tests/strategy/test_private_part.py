@@ -236,6 +236,39 @@ def test_a_client_without_the_mod_is_left_out(tmp_path, caplog):
     assert "is left out: it cannot keep private tensors to itself" in caplog.text
 
 
+def older(message):
+    """A release that knows nothing of roles: it does not say that it does."""
+    if message.has_content() and "takes" in (record := message.content["flserve"]):
+        record["takes"] = [name for name in record["takes"] if name != "private"]
+    return message
+
+
+def test_a_client_of_an_older_release_is_left_out_too(tmp_path, caplog):
+    books = Books()
+    grid = FleetGrid(app=books.app(), size=SIZE)
+    grid.up.append(lambda message: older(message) if grid.number(message.metadata.src_node_id) == 1 else message)
+    run = personal(tmp_path / "store", grid=grid, rounds=1)
+    assert {partition for partition, _ in books.given} == {0, 2}
+    assert [row.clients for row in run.rows] == [0, 2]
+    assert "partition-1 is left out" in caplog.text
+
+
+def test_a_client_of_an_older_release_sends_exact_updates_where_the_user_says_what_stays_exact(tmp_path):
+    grid = FleetGrid(app=Books().app(), size=SIZE)
+    told = {}
+
+    def note(message):
+        record = message.content["flserve"]
+        if message.metadata.message_type == "train" and record["action"] == "deliver":
+            told[grid.number(message.metadata.dst_node_id)] = "rounding" in record
+        return message
+
+    grid.down.append(note)
+    grid.up.append(lambda message: older(message) if grid.number(message.metadata.src_node_id) == 1 else message)
+    personal(tmp_path / "store", grid=grid, rounds=1, roles={"fc.*": "statistic"}, uplink=CODECS["grid"])
+    assert told == {0: True, 1: False, 2: True}
+
+
 def test_the_server_evaluates_with_the_initial_values(tmp_path):
     seen = []
 
