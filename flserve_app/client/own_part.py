@@ -2,7 +2,8 @@
 
 What it kept counts only if it verifies and belongs to the layout and the history that the delivery names. The
 initial values come with the delivery, or from the model that its recipe builds; without either the client cannot
-follow, and is sent them in the same round.
+follow, and is sent them in the same round. What training made of them is kept whatever becomes of the update: one
+that is lost, late or left out has trained them all the same, and one that is asked for again trains them again.
 """
 
 from __future__ import annotations
