@@ -60,7 +60,7 @@ def test_what_is_of_another_history_does_not_count():
     assert kept_key(None) == ""
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.integers(0, len(BYTES) - 1), st.integers(1, 255))
 def test_a_byte_that_changed_is_found(at, by):
     damaged = BYTES[:at] + bytes([BYTES[at] ^ by]) + BYTES[at + 1 :]

@@ -66,8 +66,8 @@ def test_what_is_shared_trains_as_if_it_were_the_whole_model(tmp_path):
             return {name: value for name, value in super().drifted(whole, number, partition).items() if name in record}
 
     shared = ArrayRecord({name: array for name, array in arrays().items() if name in SHARED})
-    alone = personal(tmp_path / "alone", books=Without(), roles={}, initial=shared)
-    assert personal(tmp_path / "with").digest == alone.digest
+    alone = personal(tmp_path / "alone", books=Without(), roles={}, initial=shared, rounds=2)
+    assert personal(tmp_path / "with", rounds=2).digest == alone.digest
 
 
 def test_no_bytes_of_private_tensors_are_in_messages_or_the_store(tmp_path):
@@ -107,22 +107,22 @@ def test_initial_values_are_sent_once_and_then_the_key_alone(tmp_path):
     assert run.rows[1].bytes_down > run.rows[2].bytes_down + SIZE * head
 
 
-@pytest.mark.parametrize("codec", ["lossless", "topk"])
+@pytest.mark.parametrize("codec", ["lossless", pytest.param("topk", marks=pytest.mark.slow)])
 def test_runs_repeat(tmp_path, codec):
-    settings = {"codec": CODECS[codec], "uplink": CODECS[codec], "train": 2, "rounds": 4}
+    settings = {"codec": CODECS[codec], "uplink": CODECS[codec], "train": 2}
     assert len({personal(tmp_path / str(at), **settings).digest for at in range(2)}) == 1
 
 
-@pytest.mark.parametrize("codec", ["lossless", "grid"])
+@pytest.mark.parametrize("codec", ["grid", pytest.param("lossless", marks=pytest.mark.slow)])
 def test_a_run_that_was_resumed_on_new_nodes_ends_as_one_that_was_not(tmp_path, codec, caplog):
     settings = {"codec": CODECS[codec], "uplink": CODECS[codec]}
-    whole = personal(tmp_path / "whole", rounds=4, grid=lasting(tmp_path / "a", Books()), **settings)
+    whole = personal(tmp_path / "whole", grid=lasting(tmp_path / "a", Books()), **settings)
     personal(tmp_path / "parts", rounds=2, grid=lasting(tmp_path / "b", Books()), **settings).registry.close()
     caplog.set_level(logging.INFO, logger="flwr")
     caplog.clear()
     books = Books()
     grid = lasting(tmp_path / "b", books)
-    rest = personal(tmp_path / "parts", rounds=4, grid=grid, resume=True, initial=arrays(seed=9), **settings)
+    rest = personal(tmp_path / "parts", grid=grid, resume=True, initial=arrays(seed=9), **settings)
     assert rest.digest == whole.digest
     assert "private tensors" not in caplog.text
     assert list(books.given[0, 3]) == NAMES
@@ -130,9 +130,9 @@ def test_a_run_that_was_resumed_on_new_nodes_ends_as_one_that_was_not(tmp_path, 
 
 
 def test_a_new_history_begins_with_its_initial_values_whatever_was_kept(tmp_path):
-    first = personal(tmp_path / "one", grid=lasting(tmp_path / "cache", Books()))
+    first = personal(tmp_path / "one", rounds=2, grid=lasting(tmp_path / "cache", Books()))
     books = Books()
-    again = personal(tmp_path / "two", grid=lasting(tmp_path / "cache", books))
+    again = personal(tmp_path / "two", rounds=2, grid=lasting(tmp_path / "cache", books))
     assert again.digest == first.digest
     np.testing.assert_array_equal(books.given[0, 1]["head.bias"], arrays()["head.bias"].numpy())
 
@@ -346,6 +346,7 @@ def test_the_inner_strategy_never_sees_them(tmp_path):
     assert seen == set(SHARED)
 
 
+@pytest.mark.slow
 def test_a_strategy_that_remembers_tensors_is_resumed_beside_them(tmp_path):
     def inner():
         return FedAdam(min_train_nodes=SIZE, min_available_nodes=SIZE, fraction_evaluate=0.0)
