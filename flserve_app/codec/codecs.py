@@ -36,6 +36,8 @@ _TINY_WORDS = 1 << 13  # a tensor so small that nobody waits for it
 _SMALL_WORDS = 1 << 16
 _SAMPLES = 4
 _SCALE_SAMPLES = 128
+_STEP_SAMPLES = 64
+_SORTED_ABOVE = 0.12  # share of the words that move: below it, places by row and column say the same in less
 _CLEAR = 0.7
 _SAMPLE_WORDS = 1 << 11
 
@@ -105,9 +107,28 @@ def on_grids(codec: Codec, exponents: Mapping[str, int]) -> Codec:
     def offers(pair: Pair) -> Sequence[Layout]:
         if pair.base is None or pair.name not in exponents:
             return codec.offers(pair)
-        return [GRID_DELTA.layout(pair.dtype, exponents[pair.name], row=pair.row, words=pair.target.size)]
+        return _stepped(pair, exponents[pair.name])
 
     return replace(codec, offers=offers)
+
+
+def _stepped(pair: Pair, exponent: int) -> Sequence[Layout]:
+    """Return the layout on a grid; with scales where much moves, and both ways for a small tensor."""
+    plain = GRID_DELTA.layout(pair.dtype, exponent, row=pair.row, words=pair.target.size)
+    if _moving(pair) < _SORTED_ABOVE:
+        return [plain]
+    scales = scaled_grouping(pair.target, pair.base, pair.dtype, pair.row, _STEP_SAMPLES)
+    if scales is None:
+        return [plain]
+    words = pair.target.size
+    scaled = GRID_DELTA.layout(pair.dtype, exponent, row=pair.row, words=words, grouping=scales)
+    return [scaled] if words > _SMALL_WORDS else [scaled, plain]
+
+
+def _moving(pair: Pair) -> float:
+    """Return the share of the words of a sample that are not the base's."""
+    sample = _sample(pair)
+    return float(np.mean(sample.target != sample.base))
 
 
 def _nothing(pair: Pair) -> Sequence[Layout]:

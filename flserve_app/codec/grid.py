@@ -1,15 +1,17 @@
 """The op `grid-delta`: a tensor of floats whose elements moved by whole steps of 2**exponent.
 
-Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places are to be
-coded by row and column, else nothing. A chunk has `CHUNK_WORDS` words or as many whole rows as fit in them. The
-target is the base with q steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they
-are. A body is shorter than its chunk. It is a form byte and
+Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
+coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
+else nothing. A chunk has `CHUNK_WORDS` words or as many whole rows as fit in them. The target is the base with q steps
+added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than its
+chunk. It is a form byte and
 
-    0  dense    zigzag(q) of all words as u16        one page of pcodec (`coders`)
-    1  wide     the same as u32
+    0  dense    zigzag(q) of all words as u16        `dense`
+    1  wide     the same as u32                      `dense`
     2  plain    places as gaps, signs, magnitudes    `sparse`
     3  crossed  the same, places by row and column   `sparse`, `crossing`
-    4  patched  varint size and a body of the forms above (or nothing), then what its steps do not give   `patches`
+    4  patched  varint size and a body of the other forms (or nothing), then what its steps do not give   `patches`
+    5  sorted   as 0, like words together            `dense`
 
 A target that steps do not give to the last bit, as after several versions at once, is patched; a chunk with values that
 are not finite or too far away travels as its own bytes: the op is exact for any target.
@@ -24,19 +26,20 @@ from typing import final
 import numpy as np
 
 from flserve_app.artifact import DType
-from flserve_app.codec.coders import MOST_WORDS, Bins
+from flserve_app.codec.coders import MOST_WORDS
+from flserve_app.codec.dense import pack_dense, unpack_dense
 from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, nearest_steps
-from flserve_app.codec.grouping import MAX_ROW, MIN_ROW
+from flserve_app.codec.grouping import MAX_ROW, MIN_ROW, Grouping, read_grouping
 from flserve_app.codec.patches import apply_patches, pack_patches
 from flserve_app.codec.rice import Numbers
+from flserve_app.codec.sorting import LabelOrder, Labels
 from flserve_app.codec.sparse import pack_sparse, unpack_sparse
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
-DENSE, WIDE, PLAIN, CROSSED, PATCHED = range(5)
-_WIDTHS = {DENSE: "<u2", WIDE: "<u4"}
+DENSE, WIDE, PLAIN, CROSSED, PATCHED, SORTED = range(6)
 # Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
 _SPARSE_BELOW = 0.25
 _DENSE_ABOVE = 0.08
@@ -59,11 +62,11 @@ class GridOp:
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
-        return _chunk_words(_read_row(side))
+        return _chunk_words(_read_row(side)[0])
 
     def open(self, side: memoryview, dtype: DType, words: int) -> GridSteps:
         """Return the layout of a tensor of so many words."""
-        row = _read_row(side)
+        row, scales = _read_row(side)
         if dtype.kind != "float":
             raise CodecError(f"op {self.name}: {dtype.name} words, expected floats")
         if row and words % row:
@@ -71,12 +74,24 @@ class GridOp:
         exponent = (side[0] >> 1) ^ -(side[0] & 1)
         if abs(exponent) > MOST_EXPONENT:
             raise CodecError(f"op {self.name}: exponent {exponent}, expected {-MOST_EXPONENT} to {MOST_EXPONENT}")
-        return GridSteps(op=self, dtype=dtype, exponent=exponent, row=row)
+        grouping = read_grouping(side[1:], words) if scales else Grouping(row=row)
+        return GridSteps(op=self, dtype=dtype, exponent=exponent, grouping=grouping)
 
-    def layout(self, dtype: DType, exponent: int, *, row: int, words: int) -> GridSteps:
-        """Return the layout of a tensor of so many words, in rows of `row`, on a grid of steps 2**exponent."""
+    def layout(
+        self, dtype: DType, exponent: int, *, row: int, words: int, grouping: Grouping | None = None
+    ) -> GridSteps:
+        """Return the layout of a tensor on a grid of steps 2**exponent.
+
+        Args:
+            dtype: What the words are: floats.
+            exponent: Log2 of the step.
+            row: Words a row.
+            words: Words of the tensor.
+            grouping: Scales of its rows and columns, if dense chunks are to be sorted.
+        """
         crossed = MIN_ROW <= row <= MAX_ROW and words > row
-        return GridSteps(op=self, dtype=dtype, exponent=exponent, row=row if crossed else 0)
+        plain = Grouping(row=row if crossed else 0)
+        return GridSteps(op=self, dtype=dtype, exponent=exponent, grouping=grouping or plain)
 
 
 @final
@@ -88,19 +103,24 @@ class GridSteps:
         op: The op.
         dtype: What the words are: floats.
         exponent: Of the step.
-        row: Words a row; 0 where places are not coded by row and column.
+        grouping: Words a row, 0 where places are not coded by row and column; scales, if dense chunks are sorted.
     """
 
     op: GridOp
     dtype: DType
     exponent: int
-    row: int
+    grouping: Grouping
+
+    @property
+    def row(self) -> int:
+        """Words a row; 0 where there are none."""
+        return self.grouping.row
 
     @property
     def side(self) -> bytes:
-        """Side bytes: exponent and row."""
+        """Side bytes: exponent, row and scales."""
         zigzag = (self.exponent << 1) ^ (self.exponent >> 31)
-        return bytes((zigzag,)) + (varint(self.row) if self.row else b"")
+        return bytes((zigzag,)) + self.grouping.side()
 
     @property
     def chunk_words(self) -> int:
@@ -120,7 +140,7 @@ class GridSteps:
         moving = np.flatnonzero(counts)
         places, steps = changed[moving], counts[moving]
         reached = moved(some[moving], steps, self.exponent, self.dtype)
-        stepped = min(self._forms(places, steps, new.size), key=len) if moving.size else b""
+        stepped = min(self._forms(places, steps, span), key=len) if moving.size else b""
         if moving.size == changed.size and np.array_equal(reached, wanted):
             return stepped
         patches = pack_patches(new, _with(old, places, reached), places, changed[counts == 0], self.dtype)
@@ -137,35 +157,41 @@ class GridSteps:
         if len(body) > out.nbytes:
             raise CodecError(f"chunk of {out.nbytes} bytes has a body of {len(body)}")
         if body[0] != PATCHED:
-            self._move(body, out)
+            self._move(body, span, out)
             return
         reader = Reader(body[1:], "patched chunk")
         stepped = reader.take(reader.varint())
-        places = self._move(stepped, out) if stepped else np.zeros(0, np.int64)
+        places = self._move(stepped, span, out) if stepped else np.zeros(0, np.int64)
         apply_patches(reader.take(reader.left), places, self.dtype, out)
 
-    def _move(self, body: memoryview, out: Words) -> Numbers:
+    def _move(self, body: memoryview, span: slice, out: Words) -> Numbers:
         """Move the base's words as a body of steps says; return which (n,)."""
         form, rest = body[0], body[1:]
-        if form > CROSSED or (form == CROSSED and not self.row):
-            raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
-        if form in _WIDTHS:
-            places, steps = _read_dense(rest, np.empty(out.size, _WIDTHS[form]))
-        else:
+        order = self._order(span) if form == SORTED else None
+        if form in (PLAIN, CROSSED) and (self.row or form == PLAIN):
             rows, columns = self._shape(out.size)
             places, steps = unpack_sparse(rest, rows, columns, crossed=form == CROSSED)
+        elif form in (DENSE, WIDE) or order is not None:
+            places, steps = unpack_dense(rest, out.size, order, wide=form == WIDE)
+        else:
+            raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
         if places.size:
             out[places] = moved(out[places], steps, self.exponent, self.dtype)
         return places
 
-    def _forms(self, places: Numbers, steps: Steps, words: int) -> Iterator[bytes]:
+    def _forms(self, places: Numbers, steps: Steps, span: slice) -> Iterator[bytes]:
+        words = span.stop - span.start
         share = places.size / words
-        rows, columns = self._shape(words)
         if share < _SPARSE_BELOW:
-            body, crossed = pack_sparse(places, steps, rows, columns)
+            body, crossed = pack_sparse(places, steps, *self._shape(words))
             yield bytes((CROSSED if crossed else PLAIN,)) + body
         if share > _DENSE_ABOVE:
-            yield _dense(places, steps, words)
+            order = self._order(span)
+            body, wide = pack_dense(places, steps, words, order)
+            yield bytes((WIDE if wide else DENSE if order is None else SORTED,)) + body
+
+    def _order(self, span: slice) -> LabelOrder | None:
+        return Labels(self.grouping, self.dtype).order(span, None) if self.grouping.scales else None
 
     def _shape(self, words: int) -> tuple[int, int]:
         return (words // self.row, self.row) if self.row else (1, words)
@@ -175,21 +201,6 @@ def _with(words: Words, places: Numbers, others: Words) -> Words:
     changed = words.copy()
     changed[places] = others
     return changed
-
-
-def _dense(places: Numbers, steps: Steps, words: int) -> bytes:
-    zigzag = (steps << 1) ^ (steps >> 63)
-    form = DENSE if int(zigzag.max()) < 1 << 16 else WIDE
-    filled = np.zeros(words, _WIDTHS[form])
-    filled[places] = zigzag
-    return bytes((form,)) + Bins().pack(filled, [slice(0, words)])
-
-
-def _read_dense(page: memoryview, filled: Words) -> tuple[Numbers, Steps]:
-    Bins().unpack(page, [filled])
-    places = np.flatnonzero(filled)
-    zigzag = filled[places].astype(np.int64)
-    return places, (zigzag >> 1) ^ -(zigzag & 1)
 
 
 def _based(base: Words | None) -> Words:
@@ -202,18 +213,17 @@ def _chunk_words(row: int) -> int:
     return CHUNK_WORDS // row * row if row else CHUNK_WORDS
 
 
-def _read_row(side: memoryview) -> int:
-    """Return the row length in the side bytes; 0 if there is none."""
+def _read_row(side: memoryview) -> tuple[int, memoryview]:
+    """Return the row length in the side bytes, 0 if there is none, and the scales behind it."""
     if not side:
         raise CodecError("op grid-delta: no side bytes, expected an exponent")
     if len(side) == 1:
-        return 0
+        return 0, side[1:]
     reader = Reader(side[1:], "op grid-delta")
     row = reader.varint()
-    reader.end()
     if not MIN_ROW <= row <= MAX_ROW:
         raise CodecError(f"op grid-delta: row length is {row}, expected {MIN_ROW} to {MAX_ROW}")
-    return row
+    return row, reader.take(reader.left)
 
 
 GRID_DELTA = GridOp(code=6, name="grid-delta")

@@ -10,9 +10,9 @@
 | 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
 | 6 | grid-delta | floats: whole steps of a power of two from the base's values (`grid`) |
 
-Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; planes
-are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144) words or, with scales or rows in its side
-bytes, as many whole rows as fit in them.
+Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; runs have
+at least `LABEL_RUN` (8,192) words. Planes are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144)
+words or, with scales or rows in its side bytes, as many whole rows as fit in them.
 
 Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its
@@ -158,7 +158,7 @@ class Residuals:
         order = self.sorter.order(span, held)
         if order is None:
             return self.op.coder.pack(words, [slice(0, words.size)])
-        return self.op.coder.pack(order.sort(words), order.runs)
+        return self.op.coder.pack(order.sort(words), order.runs(LABEL_RUN))
 
     def unpack(self, body: memoryview, base: Words | None, span: slice, out: Words) -> None:
         """Fill the words of the span."""
@@ -171,7 +171,7 @@ class Residuals:
         if order is None:
             self.op.coder.unpack(body, [words])
         else:
-            self.op.coder.unpack(body, [words[run] for run in order.runs])
+            self.op.coder.unpack(body, [words[run] for run in order.runs(LABEL_RUN)])
             words = order.unsort(words)
         restore(words, held, self.dtype, out)
 
@@ -179,6 +179,7 @@ class Residuals:
         return base[span] if base is not None and self.op.uses_base else None
 
 
+LABEL_RUN = 1 << 13
 SAME = 0
 RAW = 1
 PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes(), sorts=False)

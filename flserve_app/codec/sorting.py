@@ -6,7 +6,7 @@ the unit grows with it. So each word gets a label,
     label = low 8 bits of the exponent of the base's word - scale of its row - scale of its column   (modulo 256)
 
 and words are sorted by it, stably. Exponents cost nothing, as the decoder holds the base, but a counting sort
-costs more than all else. Runs are whole groups of a label, cut as soon as they have `LABEL_RUN` (8,192) words.
+costs more than all else. Runs are whole groups of a label, cut as soon as they have so many words as the op says.
 Words with the same label throughout, or without a grouping, stay as they are.
 """
 
@@ -23,7 +23,6 @@ from flserve_app.artifact import DType
 from flserve_app.codec.grouping import MIN_ROW, Bytes, Grouping
 from flserve_app.codec.words import Words
 
-LABEL_RUN = 1 << 13
 _LABELS = np.arange(1, 256, dtype=np.uint8)
 
 Indices = npt.NDArray[np.intp]
@@ -76,13 +75,12 @@ class LabelOrder:
     labels: Bytes
     permutation: Indices
 
-    @property
-    def runs(self) -> Sequence[slice]:
-        """Slices of whole groups, each of at least `LABEL_RUN` words; the last may be short."""
+    def runs(self, least: int) -> Sequence[slice]:
+        """Return slices of whole groups, each of at least `least` words; the last may be short."""
         edges: list[int] = np.searchsorted(self.labels, _LABELS, sorter=self.permutation).tolist()
         runs, start, stop = [], 0, self.labels.size
         for edge in [*edges, stop]:
-            if edge - start >= LABEL_RUN or start < edge == stop:
+            if edge - start >= least or start < edge == stop:
                 runs.append(slice(start, edge))
                 start = edge
         return runs

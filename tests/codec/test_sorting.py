@@ -6,7 +6,7 @@ from numpy.random import RandomState
 
 from flserve_app.artifact import DTYPES
 from flserve_app.codec.grouping import Grouping
-from flserve_app.codec.sorting import LABEL_RUN, LabelOrder, Labels
+from flserve_app.codec.sorting import LabelOrder, Labels
 from flserve_app.codec.words import words_of
 
 FLOAT = DTYPES["float32"]
@@ -48,13 +48,13 @@ def test_words_that_are_all_alike_are_not_sorted():
 
 
 def test_runs_of_labels_are_whole_groups_and_cover_all():
-    run = LABEL_RUN
+    run = 64
     labels = np.repeat(np.array([0, 3, 7, 255], np.uint8), [run - 1, 2, 3 * run, 1])
     shuffled = RandomState(0).permutation(labels)
     order = LabelOrder(shuffled, np.argsort(shuffled, kind="stable"))
-    assert cuts(order.runs) == [(0, run + 1), (run + 1, 4 * run + 1), (4 * run + 1, 4 * run + 2)]
+    assert cuts(order.runs(run)) == [(0, run + 1), (run + 1, 4 * run + 1), (4 * run + 1, 4 * run + 2)]
     few = LabelOrder(labels[:100], np.arange(100))
-    assert cuts(few.runs) == [(0, 100)]
+    assert cuts(few.runs(128)) == [(0, 100)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,4 +66,4 @@ def test_sorted_words_come_back(rows, row, word):
     order = sorter.order(slice(0, values.size), None)
     if order is not None:
         assert np.array_equal(order.unsort(order.sort(values)), values)
-        assert cuts(order.runs)[-1][1] == values.size
+        assert cuts(order.runs(64))[-1][1] == values.size

@@ -42,6 +42,8 @@ def build() -> Iterator[tuple[str, Artifact, Artifact | None, str | Codec]]:
     yield PLANES_DELTA.name, square, square_base, _only(PLANES_DELTA, lambda pair: Grouping())
     yield BINS_DELTA.name, square, square_base, _only(BINS_DELTA, lambda pair: Grouping(row=1))
     yield f"{BINS_DELTA.name}-scaled", square, square_base, _only(BINS_DELTA, _scaled)
+    sorted_base, sorted_target = _sorted_steps()
+    yield f"{GRID_DELTA.name}-sorted", sorted_target, sorted_base, _stepped_with(_scaled)
     for form, (target, base) in _stepped().items():
         yield f"{GRID_DELTA.name}-{form}", target, base, on_grids(CODECS["lossless-small"], {"w": -10})
 
@@ -91,6 +93,14 @@ def _only(op: ResidualOp, grouping: Callable[[Pair], Grouping]) -> Codec:
     return Codec(name="only", number=CODECS["lossless"].number, offers=offers)
 
 
+def _stepped_with(grouping: Callable[[Pair], Grouping]) -> Codec:
+    def offers(pair: Pair) -> list[Layout]:
+        words = pair.target.size
+        return [GRID_DELTA.layout(pair.dtype, -10, row=pair.row, words=words, grouping=grouping(pair))]
+
+    return Codec(name="only", number=CODECS["grid"].number, offers=offers)
+
+
 def _scaled(pair: Pair) -> Grouping:
     # Scales by hand: those of a release come from floating-point sums and may differ between processors.
     rows = bytes(0 if row % 4 == 0 else 196 for row in range(pair.target.size // pair.row))
@@ -133,6 +143,13 @@ def _square() -> tuple[Artifact, Artifact]:
     arrays = [{"w": words.astype("<u2")} for words in (old, old + moves)]
     first, second = (Artifact(each, dtypes={"w": "bfloat16"}) for each in arrays)
     return first, second
+
+
+def _sorted_steps() -> tuple[Artifact, Artifact]:
+    """Return a tensor, and the same one moved by many steps of 2**-10, every fourth row further."""
+    old, far = _floats(10, 64, 128), (np.arange(64) % 4 == 0)[:, None]
+    steps = RandomState(11).randint(-3, 4, old.shape) * (1 + 15 * far)
+    return Artifact({"w": old}), _added(old, steps)
 
 
 def _stepped() -> dict[str, tuple[Artifact, Artifact]]:
