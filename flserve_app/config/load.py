@@ -27,6 +27,7 @@ from flserve_app.config.schema import AppConfig, CodecConfig, ModelConfig, Strat
 from flserve_app.errors import ConfigError
 
 CONFIG_NAME = "config"
+MOST_NAME_BYTES = 200  # file systems take 255 of them; the job's number comes before
 _LOCK = threading.Lock()
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Config search path", "set_env", "provider=", "See https:")
 # What Hydra says most, in our words: a pattern, and what to say instead.
@@ -70,8 +71,14 @@ def conf_dir() -> Path:
     raise ConfigError(f"no conf/{CONFIG_NAME}.yaml beside or inside {package}")
 
 
+def folder_name(text: str) -> str:
+    """Return a text as the name of a folder, cut off where a file system would refuse it."""
+    return text.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
+
+
 def register_schemas() -> None:
-    """Make the schemas known to Hydra; calling it again changes nothing."""
+    """Make the schemas, and what conf/ calls by name, known to Hydra; calling it again changes nothing."""
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="app", node=AppConfig)
     store.store(group="schema", name="task", node=TaskConfig)

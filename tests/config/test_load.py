@@ -9,10 +9,19 @@ from omegaconf import OmegaConf
 from flserve_app.compose.parts import model_of, task_spec
 from flserve_app.compose.strategies import inner_strategy
 from flserve_app.config import AppConfig, checked, conf_dir, load
+from flserve_app.config.load import MOST_NAME_BYTES, folder_name
 from flserve_app.errors import ConfigError, FlserveError
 
 GROUPS = sorted(path for path in conf_dir().glob("*/*.yaml") if path.parent.name != "experiment")
 EXPERIMENTS = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))
+
+
+@pytest.mark.parametrize("text", ["", "seed=1", "x" * 300, "é" * 150])
+def test_a_sweep_with_many_overrides_has_folders_that_a_file_system_takes(text, tmp_path):
+    name = folder_name(text)
+    assert text.startswith(name)
+    assert len(name) >= min(len(text), MOST_NAME_BYTES // 2)
+    (tmp_path / f"1000000-{name}").mkdir()
 
 
 def test_the_default_composes():
