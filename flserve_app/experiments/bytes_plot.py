@@ -16,7 +16,7 @@ from flserve_app.errors import MissingExtra, StoreError
 from flserve_app.experiments.byte_curve import Curve
 
 DOTS_PER_INCH = 150
-_BELOW, _ABOVE = 0.15, 0.02  # shown of the accuracy, below and above what plain ends with
+_BELOW, _ABOVE = 0.15, 0.01  # shown of the accuracy: below what plain ends with, and above the best
 
 
 def check_plot() -> None:
@@ -57,7 +57,8 @@ def plot(path: Path, model: str, curves: Mapping[str, Sequence[Curve]], *, goal:
     shown = [sent for each in chain(*curves.values()) for sent, high in _points(each) if high >= low]
     axes.set_xscale("log")
     axes.set_xlim(left=min(shown, default=1.0) / 2)
-    axes.set_ylim(low, min(1.0, goal + _ABOVE))
+    best = max(chain([goal], *(each.accuracy for each in chain(*curves.values()))))
+    axes.set_ylim(low, min(1.0, best + _ABOVE))
     axes.set_xlabel("payload bytes up to the end of a round, both ways, MB")
     axes.set_ylabel("accuracy")
     axes.set_title(f"{model}: dashed is plain FedAvg's last accuracy less {100 * margin:g} points")
