@@ -23,8 +23,9 @@ from flserve_app.artifact import Artifact, dtype_named
 from flserve_app.codec.codecs import Codec
 from flserve_app.codec.encoder import encode_rounded
 from flserve_app.codec.floats import MOST_EXPONENT, MOST_STEPS, Floats, floats_of
+from flserve_app.codec.rice import Numbers
 from flserve_app.codec.rounding import Rounded
-from flserve_app.codec.words import words_of
+from flserve_app.codec.words import Words, words_of
 
 MOST_BITS = 16.0
 _SAMPLE = 1 << 13
@@ -65,8 +66,7 @@ def grid_between(target: Artifact, base: Artifact, name: str) -> int | None:
     """
     dtype = dtype_named(target.specs[name].dtype)
     new, old = words_of(target[name], dtype), words_of(base[name], dtype)
-    changed = np.flatnonzero(new != old)
-    some = changed[:: -(-changed.size // _SAMPLE)] if changed.size else changed
+    some = changed_places(new, old, most=_SAMPLE)
     with np.errstate(all="ignore"):
         values = floats_of(new[some], dtype).astype(np.float64)
         changes = values - floats_of(old[some], dtype)
@@ -78,6 +78,26 @@ def grid_between(target: Artifact, base: Artifact, name: str) -> int | None:
         costs = {int(exponent): _cost(changes, ulps, int(exponent)) for exponent in _candidates(changes)}
     found = min(costs, key=lambda exponent: (costs[exponent], exponent), default=None)
     return None if found is None or costs[found] > MOST_BITS else found
+
+
+def changed_places(new: Words, old: Words, *, most: int, block: int = 1 << 18) -> Numbers:
+    """Return the places at which words (n,) differ, or every so many-th of them, at most `most`.
+
+    Args:
+        new: Words (n,).
+        old: Words (n,) of the same dtype.
+        most: Places that are returned at most; above 0.
+        block: Words that are looked at at once, which bounds the memory that it takes.
+    """
+    spans = [slice(start, start + block) for start in range(0, new.size, block)]
+    counts = [int(np.count_nonzero(new[span] != old[span])) for span in spans]
+    stride = max(1, -(-sum(counts) // most))
+    found, before = [np.zeros(0, np.int64)], 0
+    for span, count in zip(spans, counts, strict=True):
+        if count:
+            found.append(np.flatnonzero(new[span] != old[span])[-before % stride :: stride] + span.start)
+        before += count
+    return np.concatenate(found)
 
 
 def _candidates(changes: Floats) -> Floats:

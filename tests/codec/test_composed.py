@@ -6,7 +6,7 @@ from numpy.random import RandomState
 
 from flserve_app.artifact import Artifact
 from flserve_app.codec import Rounding, decode, encode, encode_composed, encode_rounded, inspect, round_to
-from flserve_app.codec.composed import grid_between
+from flserve_app.codec.composed import changed_places, grid_between
 
 TOPK = Rounding(kind="topk", share=0.02)
 GRID = Rounding(kind="grid", multiple=4)
@@ -71,6 +71,17 @@ def test_over_one_version_the_grid_is_the_one_it_was_rounded_to():
     moved = {name for name in found if rounded.artifact[name].tobytes() != base[name].tobytes()}
     assert {name: found[name] for name in moved} == {name: rounded.exponents[name] for name in moved}
     assert len(encode_composed(rounded.artifact, base, "topk")) == len(encode_rounded(rounded, base, "topk"))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 300), st.integers(1, 40), st.integers(1, 70))
+def test_changes_are_sampled_evenly_whatever_the_blocks(seed, size, most, block):
+    random = RandomState(seed)
+    old = random.randint(0, 3, size).astype("<u4")
+    new = np.where(random.random_sample(size) < random.random_sample(), old, random.randint(0, 3, size)).astype("<u4")
+    everywhere = np.flatnonzero(new != old)
+    found = changed_places(new, old, most=most, block=block)
+    assert found.tolist() == everywhere[:: max(1, -(-everywhere.size // most))].tolist()
+    assert found.size <= most
 
 
 def test_what_lies_on_no_grid_travels_as_the_codec_has_it():
