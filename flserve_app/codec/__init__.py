@@ -8,7 +8,7 @@ from flserve_app.codec.composed import encode_composed
 from flserve_app.codec.decoder import DEFAULT_MAX_BYTES, decode
 from flserve_app.codec.encoder import encode, encode_parts, encode_rounded, encode_rounded_parts
 from flserve_app.codec.info import PayloadInfo, TensorInfo, inspect
-from flserve_app.codec.rounding import Rounded, Rounding, round_to, round_to_grid, round_to_top
+from flserve_app.codec.rounding import Rounded, Rounding, round_to
 
 __all__ = [
     "CODECS",
@@ -26,6 +26,4 @@ __all__ = [
     "encode_rounded_parts",
     "inspect",
     "round_to",
-    "round_to_grid",
-    "round_to_top",
 ]

@@ -96,32 +96,32 @@ def codec_named(name: str) -> Codec:
     return CODECS[name]
 
 
-def on_grids(codec: Codec, exponents: Mapping[str, int]) -> Codec:
+def on_grids(codec: Codec, steps: Mapping[str, float]) -> Codec:
     """Return a codec that offers some tensors, those whose change lies on a grid, just that.
 
     Args:
         codec: Offers all others.
-        exponents: Log2 of the step of each of these tensors, by name.
+        steps: The step of each of these tensors, by name.
     """
 
     def offers(pair: Pair) -> Sequence[Layout]:
-        if pair.base is None or pair.name not in exponents:
+        if pair.base is None or pair.name not in steps:
             return codec.offers(pair)
-        return _stepped(pair, exponents[pair.name])
+        return _stepped(pair, steps[pair.name])
 
     return replace(codec, offers=offers)
 
 
-def _stepped(pair: Pair, exponent: int) -> Sequence[Layout]:
+def _stepped(pair: Pair, step: float) -> Sequence[Layout]:
     """Return the layout on a grid; with scales where much moves, and both ways for a small tensor."""
-    plain = GRID_DELTA.layout(pair.dtype, exponent, row=pair.row, words=pair.target.size)
+    plain = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=pair.target.size)
     if _moving(pair) < _SORTED_ABOVE:
         return [plain]
     scales = scaled_grouping(pair.target, pair.base, pair.dtype, pair.row, _STEP_SAMPLES)
     if scales is None:
         return [plain]
     words = pair.target.size
-    scaled = GRID_DELTA.layout(pair.dtype, exponent, row=pair.row, words=words, grouping=scales)
+    scaled = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=words, grouping=scales)
     return [scaled] if words > _SMALL_WORDS else [scaled, plain]
 
 

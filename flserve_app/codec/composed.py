@@ -3,8 +3,8 @@
 Wherever versions were rounded, a value's change over several of them is a sum of whole steps, of different sizes
 perhaps. On the grid of the smallest these are whole steps again, but for what rounding lost in between (`patches`).
 The grid is found from the two artifacts alone, so that a payload can be made from any version to any other, with
-no look at what led there. For each tensor, of the exponents of the lowest bit that is set in a change, the one is
-taken that has the least of
+no look at what led there. For each tensor, of the powers of two that are the lowest bit set in a change, and then of
+3, 5 and 7 times that (fine steps, see `step`), the one is taken that has the least of
 
     sum over changes: 2 log2(1 + |q|), and where q steps do not give the target 8 + 2 log2(1 + rest / ulp)
 
@@ -22,14 +22,16 @@ import numpy as np
 from flserve_app.artifact import Artifact, dtype_named
 from flserve_app.codec.codecs import Codec
 from flserve_app.codec.encoder import encode_rounded
-from flserve_app.codec.floats import MOST_EXPONENT, MOST_STEPS, Floats, floats_of
+from flserve_app.codec.floats import Floats, floats_of
 from flserve_app.codec.rice import Numbers
 from flserve_app.codec.rounding import Rounded
+from flserve_app.codec.step import MOST_EXPONENT, is_step, most_steps
 from flserve_app.codec.words import Words, words_of
 
 MOST_BITS = 16.0
 _SAMPLE = 1 << 13
 _MOST_GRIDS = 24
+_FINE = (3, 5, 7)
 _MANTISSA = {"float32": 24, "float64": 53, "float16": 11, "bfloat16": 8}
 
 
@@ -44,20 +46,20 @@ def encode_composed(target: Artifact, base: Artifact, codec: str | Codec = "grid
     Raises:
         CodecError: If there is no codec of that name.
     """
-    exponents = dict(_exponents(target, base))
-    return encode_rounded(Rounded(artifact=target, exponents=MappingProxyType(exponents)), base, codec)
+    steps = dict(_steps(target, base))
+    return encode_rounded(Rounded(artifact=target, steps=MappingProxyType(steps)), base, codec)
 
 
-def _exponents(target: Artifact, base: Artifact) -> Iterator[tuple[str, int]]:
+def _steps(target: Artifact, base: Artifact) -> Iterator[tuple[str, float]]:
     for name, spec in target.specs.items():
         if spec.dtype in _MANTISSA and base.specs.get(name) == spec:
-            exponent = grid_between(target, base, name)
-            if exponent is not None:
-                yield name, exponent
+            step = grid_between(target, base, name)
+            if step is not None:
+                yield name, step
 
 
-def grid_between(target: Artifact, base: Artifact, name: str) -> int | None:
-    """Return log2 of the step on which a tensor of floats moved; None if it did not move, or on no grid.
+def grid_between(target: Artifact, base: Artifact, name: str) -> float | None:
+    """Return the step by which a tensor of floats moved; None if it did not move, or on no grid.
 
     Args:
         target: Where it moved to.
@@ -75,9 +77,13 @@ def grid_between(target: Artifact, base: Artifact, name: str) -> int | None:
         if not changes.size:
             return None
         ulps = np.ldexp(1.0, np.frexp(values)[1] - _MANTISSA[dtype.name])
-        costs = {int(exponent): _cost(changes, ulps, int(exponent)) for exponent in _candidates(changes)}
-    found = min(costs, key=lambda exponent: (costs[exponent], exponent), default=None)
-    return None if found is None or costs[found] > MOST_BITS else found
+        costs = {step: _cost(changes, ulps, step) for step in _candidates(changes)}
+        least = min(costs, key=lambda step: (costs[step], step), default=None)
+        if least is None:
+            return None
+        costs |= {m * least: _cost(changes, ulps, m * least) for m in _FINE if is_step(m * least)}
+    found = min(costs, key=lambda step: (costs[step], step))
+    return None if costs[found] > MOST_BITS else found
 
 
 def changed_places(new: Words, old: Words, *, most: int, block: int = 1 << 18) -> Numbers:
@@ -100,21 +106,21 @@ def changed_places(new: Words, old: Words, *, most: int, block: int = 1 << 18) -
     return np.concatenate(found)
 
 
-def _candidates(changes: Floats) -> Floats:
-    """Return the exponents of the lowest bits of changes (n,), those that occur most."""
+def _candidates(changes: Floats) -> list[float]:
+    """Return the lowest bits of changes (n,), those that occur most."""
     mantissa, exponent = np.frexp(changes)
     whole = np.ldexp(mantissa, 53).astype(np.int64)
     lowest = exponent - 54 + np.frexp((whole & -whole).astype(np.float64))[1]
     found, counts = np.unique(lowest[np.abs(lowest) <= MOST_EXPONENT], return_counts=True)
-    most: Floats = found[np.argsort(-counts, kind="stable")[:_MOST_GRIDS]]
-    return most
+    most = found[np.argsort(-counts, kind="stable")[:_MOST_GRIDS]]
+    return [2.0 ** int(exponent) for exponent in most]
 
 
-def _cost(changes: Floats, ulps: Floats, exponent: int) -> float:
-    """Return about how many bits a change takes as steps of 2**exponent, in the mean; inf if some are out of reach."""
-    steps = np.rint(changes * 2.0**-exponent)
-    if steps.max() >= MOST_STEPS:
+def _cost(changes: Floats, ulps: Floats, step: float) -> float:
+    """Return about how many bits a change takes as steps, in the mean; inf if some are out of reach."""
+    steps = np.rint(changes / step)
+    if steps.max() >= most_steps(step):
         return float("inf")
-    rest = np.abs(changes - steps * 2.0**exponent)
+    rest = np.abs(changes - steps * step)
     patches = np.where(rest > ulps / 2, 8 + 2 * np.log2(1 + rest / ulps), 0.0)
     return float(np.mean(2 * np.log2(1 + steps) + patches))

@@ -48,7 +48,7 @@ def encode_rounded(rounded: Rounded, base: Artifact, codec: str | Codec = "grid"
     """Return a payload that takes a holder of `base` to what was rounded, by steps on the grids it lies on.
 
     Args:
-        rounded: What the receiver shall hold; tensors without an exponent travel as the codec offers.
+        rounded: What the receiver shall hold; tensors without a step travel as the codec offers.
         base: What it holds, and what the change was taken from.
         codec: Codec, or the name of one, that stands in the header.
 
@@ -79,7 +79,7 @@ def encode_rounded_parts(rounded: Rounded, base: Artifact, codec: str | Codec = 
         CodecError: If there is no codec of that name.
     """
     chosen = codec_named(codec) if isinstance(codec, str) else codec
-    return _sealed(rounded.artifact, base, on_grids(chosen, rounded.exponents))
+    return _sealed(rounded.artifact, base, on_grids(chosen, rounded.steps))
 
 
 def _sealed(target: Artifact, base: Artifact | None, chosen: Codec) -> Iterator[bytes | memoryview]:

@@ -1,12 +1,12 @@
 """Words as floats and back, and the one sum by which values move along a grid.
 
-A step is 2**exponent. A value that moves by q steps becomes
+A value that moves by q steps (`step` says which there are) becomes
 
     fl(value + q * step)
 
-computed in float32 (float64 for float64) and rounded to the dtype, ties to even. With |q| < `MOST_STEPS` and
-|exponent| <= `MOST_EXPONENT` the product is exact and no subnormal can sway the sum: it is one correctly rounded
-operation, the same on every platform, whatever its mode for subnormals.
+computed in float32 (float64 for float64) and rounded to the dtype, ties to even. With |q| < `most_steps` the product
+is exact and no subnormal can sway the sum: it is one correctly rounded operation, the same on every platform,
+whatever its mode for subnormals.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy.typing as npt
 
 from flserve_app.artifact import DType
 from flserve_app.artifact.bfloat16 import narrow, widen
+from flserve_app.codec.step import most_steps
 from flserve_app.codec.words import Words
 
-MOST_STEPS = 1 << 24
-MOST_EXPONENT = 100
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -44,23 +43,23 @@ def words_of_floats(values: Floats, dtype: DType) -> Words:
         return values.astype(_FLOATS[dtype.word.itemsize], copy=False).view(dtype.word)
 
 
-def moved(words: Words, steps: Steps, exponent: int, dtype: DType) -> Words:
+def moved(words: Words, steps: Steps, step: float, dtype: DType) -> Words:
     """Return the words (n,) of values moved by so many steps (n,), none of them 0."""
     values = floats_of(words, dtype)
     with np.errstate(all="ignore"):
-        return words_of_floats(values + steps.astype(values.dtype) * values.dtype.type(2.0**exponent), dtype)
+        return words_of_floats(values + steps.astype(values.dtype) * values.dtype.type(step), dtype)
 
 
-def nearest_steps(base: Words, target: Words, exponent: int, dtype: DType) -> Steps | None:
+def nearest_steps(base: Words, target: Words, step: float, dtype: DType) -> Steps | None:
     """Return by how many steps (n,) values move to come nearest to others; None if some are out of reach.
 
     Args:
         base: Words (n,) of the values.
         target: Words (n,) of what they become.
-        exponent: Of the step.
+        step: The step.
         dtype: What the words are.
     """
     with np.errstate(all="ignore"):
         ways = floats_of(target, dtype).astype(np.float64) - floats_of(base, dtype)
-        counts = np.rint(ways * 2.0**-exponent)
-    return counts.astype(np.int64) if (np.abs(counts) < MOST_STEPS).all() else None
+        counts = np.rint(ways / step)
+    return counts.astype(np.int64) if (np.abs(counts) < most_steps(step)).all() else None

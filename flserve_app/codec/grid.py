@@ -1,6 +1,6 @@
-"""The op `grid-delta`: a tensor of floats whose elements moved by whole steps of 2**exponent.
+"""The op `grid-delta`: a tensor of floats whose elements moved by whole steps.
 
-Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
+Side bytes: the step (`step`); then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
 coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
 else nothing. A chunk has `CHUNK_WORDS` words or as many whole rows as fit in them. The target is the base with q steps
 added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than its
@@ -28,12 +28,13 @@ import numpy as np
 from flserve_app.artifact import DType
 from flserve_app.codec.coders import MOST_WORDS
 from flserve_app.codec.dense import pack_dense, unpack_dense
-from flserve_app.codec.floats import MOST_EXPONENT, Steps, moved, nearest_steps
+from flserve_app.codec.floats import Steps, moved, nearest_steps
 from flserve_app.codec.grouping import MAX_ROW, MIN_ROW, Grouping, read_grouping
 from flserve_app.codec.patches import apply_patches, pack_patches
 from flserve_app.codec.rice import Numbers
 from flserve_app.codec.sorting import LabelOrder, Labels
 from flserve_app.codec.sparse import pack_sparse, unpack_sparse
+from flserve_app.codec.step import read_step, step_bytes
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
@@ -62,36 +63,32 @@ class GridOp:
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
-        return _chunk_words(_read_row(side)[0])
+        return _chunk_words(_read_row(read_step(side)[1])[0])
 
     def open(self, side: memoryview, dtype: DType, words: int) -> GridSteps:
         """Return the layout of a tensor of so many words."""
-        row, scales = _read_row(side)
+        step, grouped = read_step(side)
+        row, scales = _read_row(grouped)
         if dtype.kind != "float":
             raise CodecError(f"op {self.name}: {dtype.name} words, expected floats")
         if row and words % row:
             raise CodecError(f"op {self.name}: {words} words are no whole rows of {row}")
-        exponent = (side[0] >> 1) ^ -(side[0] & 1)
-        if abs(exponent) > MOST_EXPONENT:
-            raise CodecError(f"op {self.name}: exponent {exponent}, expected {-MOST_EXPONENT} to {MOST_EXPONENT}")
-        grouping = read_grouping(side[1:], words) if scales else Grouping(row=row)
-        return GridSteps(op=self, dtype=dtype, exponent=exponent, grouping=grouping)
+        grouping = read_grouping(grouped, words) if scales else Grouping(row=row)
+        return GridSteps(op=self, dtype=dtype, step=step, grouping=grouping)
 
-    def layout(
-        self, dtype: DType, exponent: int, *, row: int, words: int, grouping: Grouping | None = None
-    ) -> GridSteps:
-        """Return the layout of a tensor on a grid of steps 2**exponent.
+    def layout(self, dtype: DType, step: float, *, row: int, words: int, grouping: Grouping | None = None) -> GridSteps:
+        """Return the layout of a tensor on a grid.
 
         Args:
             dtype: What the words are: floats.
-            exponent: Log2 of the step.
+            step: Of the grid; one that `is_step`.
             row: Words a row.
             words: Words of the tensor.
             grouping: Scales of its rows and columns, if dense chunks are to be sorted.
         """
         crossed = MIN_ROW <= row <= MAX_ROW and words > row
         plain = Grouping(row=row if crossed else 0)
-        return GridSteps(op=self, dtype=dtype, exponent=exponent, grouping=grouping or plain)
+        return GridSteps(op=self, dtype=dtype, step=step, grouping=grouping or plain)
 
 
 @final
@@ -102,13 +99,13 @@ class GridSteps:
     Attributes:
         op: The op.
         dtype: What the words are: floats.
-        exponent: Of the step.
+        step: The step.
         grouping: Words a row, 0 where places are not coded by row and column; scales, if dense chunks are sorted.
     """
 
     op: GridOp
     dtype: DType
-    exponent: int
+    step: float
     grouping: Grouping
 
     @property
@@ -118,9 +115,8 @@ class GridSteps:
 
     @property
     def side(self) -> bytes:
-        """Side bytes: exponent, row and scales."""
-        zigzag = (self.exponent << 1) ^ (self.exponent >> 31)
-        return bytes((zigzag,)) + self.grouping.side()
+        """Side bytes: step, row and scales."""
+        return step_bytes(self.step) + self.grouping.side()
 
     @property
     def chunk_words(self) -> int:
@@ -134,12 +130,12 @@ class GridSteps:
         if not changed.size:
             return b""
         some, wanted = old[changed], new[changed]
-        counts = nearest_steps(some, wanted, self.exponent, self.dtype)
+        counts = nearest_steps(some, wanted, self.step, self.dtype)
         if counts is None:
             return new.tobytes()
         moving = np.flatnonzero(counts)
         places, steps = changed[moving], counts[moving]
-        reached = moved(some[moving], steps, self.exponent, self.dtype)
+        reached = moved(some[moving], steps, self.step, self.dtype)
         stepped = min(self._forms(places, steps, span), key=len) if moving.size else b""
         if moving.size == changed.size and np.array_equal(reached, wanted):
             return stepped
@@ -176,7 +172,7 @@ class GridSteps:
         else:
             raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
         if places.size:
-            out[places] = moved(out[places], steps, self.exponent, self.dtype)
+            out[places] = moved(out[places], steps, self.step, self.dtype)
         return places
 
     def _forms(self, places: Numbers, steps: Steps, span: slice) -> Iterator[bytes]:
@@ -214,12 +210,10 @@ def _chunk_words(row: int) -> int:
 
 
 def _read_row(side: memoryview) -> tuple[int, memoryview]:
-    """Return the row length in the side bytes, 0 if there is none, and the scales behind it."""
+    """Return the row length in the side bytes behind the step, 0 if there is none, and the scales behind it."""
     if not side:
-        raise CodecError("op grid-delta: no side bytes, expected an exponent")
-    if len(side) == 1:
-        return 0, side[1:]
-    reader = Reader(side[1:], "op grid-delta")
+        return 0, side
+    reader = Reader(side, "op grid-delta")
     row = reader.varint()
     if not MIN_ROW <= row <= MAX_ROW:
         raise CodecError(f"op grid-delta: row length is {row}, expected {MIN_ROW} to {MAX_ROW}")

@@ -12,12 +12,12 @@ from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.encoder import encode_rounded
 from flserve_app.codec.feedback import Feedback, residual_of, with_residual
 from flserve_app.codec.ramp import Ramp, ramp_of
-from flserve_app.codec.rounding import Rounded, Rounding, round_to
+from flserve_app.codec.rounding import Rounded, Rounding, Scope, round_to
 from flserve_app.errors import CodecError
 
 _ARGUMENTS: Mapping[str, frozenset[str]] = {
-    "grid": frozenset({"multiple", "zone", "dither", "decay", "cap"}),
-    "topk": frozenset({"share", "levels", "decay", "cap"}),
+    "grid": frozenset({"multiple", "scope", "zone", "fine", "dither", "decay", "cap"}),
+    "topk": frozenset({"share", "levels", "fine", "decay", "cap"}),
 }
 
 
@@ -27,10 +27,12 @@ class Lossy:
 
     Attributes:
         name: `grid` or `topk`.
-        multiple: Step of `grid`, in sigmas of a tensor's change, a round.
+        multiple: Step of `grid`, in sigmas of a change, a round.
+        scope: Whose change that is: each `tensor`'s, or the `model`'s.
         zone: Dead zone of `grid`, in steps.
         share: Share of the elements that `topk` moves, a round.
         levels: Most steps that `topk` moves an element.
+        fine: Whether steps lie between powers of two, too.
         feedback: What is carried on of what rounding leaves out.
         dither: Whether `grid` rounds at random, so that the mean is exact: for clients that appear once, of whom
             nothing is carried on.
@@ -42,9 +44,11 @@ class Lossy:
 
     name: str
     multiple: Ramp = field(default_factory=lambda: Ramp(4.0, 4.0, 0))
+    scope: Scope = "tensor"
     zone: float = 0.5
     share: Ramp = field(default_factory=lambda: Ramp(0.01, 0.01, 0))
     levels: int = 255
+    fine: bool = False
     feedback: Feedback = field(default_factory=Feedback)
     dither: bool = False
     roles: Roles = NO_ROLES
@@ -74,11 +78,17 @@ class Lossy:
             CodecError: If a value is out of its range in that round.
         """
         if self.name == "grid":
-            key = dither if self.dither else None
-            multiple = self.multiple.at(number)
-            return Rounding(kind="grid", multiple=multiple, zone=self.zone, dither=key, roles=self.roles)
+            return Rounding(
+                kind="grid",
+                multiple=self.multiple.at(number),
+                scope=self.scope,
+                zone=self.zone,
+                fine=self.fine,
+                dither=dither if self.dither else None,
+                roles=self.roles,
+            )
         share = min(1.0, self.share.at(number))
-        return Rounding(kind="topk", share=share, levels=self.levels, roles=self.roles)
+        return Rounding(kind="topk", share=share, levels=self.levels, fine=self.fine, roles=self.roles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,7 +128,7 @@ def send(target: Artifact, base: Artifact, rounding: Rounding, feedback: Feedbac
 def _kept(rounded: Rounded, feedback: Feedback) -> list[str]:
     """Return the rounded tensors of which a residual can be kept: numpy has no sums of bfloat16."""
     specs = rounded.artifact.specs
-    return [name for name in rounded.exponents if feedback.decay and specs[name].dtype != "bfloat16"]
+    return [name for name in rounded.steps if feedback.decay and specs[name].dtype != "bfloat16"]
 
 
 def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
@@ -126,7 +136,7 @@ def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
 
     Args:
         name: Name of the codec.
-        arguments: `multiple`, `zone`, `dither` (grid), `share`, `levels` (topk), `decay` and `cap` (see `Feedback`);
+        arguments: `multiple`, `scope`, `zone`, `dither` (grid), `share`, `levels` (topk), `fine`, `decay` and `cap`;
             `multiple` and `share` are numbers, or `[start, end, rounds]`. With dither, decay is 0 if it is not named.
 
     Raises:
@@ -140,7 +150,7 @@ def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
     if not known:
         return None
     ramps = {key: ramp_of(arguments[key], f"codec {name}: {key}") for key in ("multiple", "share") if key in arguments}
-    rest = {key: arguments[key] for key in ("zone", "levels", "dither") if key in arguments}
+    rest = {key: arguments[key] for key in ("scope", "zone", "levels", "fine", "dither") if key in arguments}
     carried = {key: arguments[key] for key in ("decay", "cap") if key in arguments}
     if arguments.get("dither"):
         carried.setdefault("decay", 0.0)

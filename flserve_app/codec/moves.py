@@ -105,6 +105,13 @@ class Moves:
         finite = {n: e for n, e in joined.items() if isfinite(e.change) and isfinite(e.value) and isfinite(e.squares)}
         return cls(target, base, finite)
 
+    @property
+    def sigma(self) -> float:
+        """Root mean square of all changes; 0 if there are none."""
+        count = sum(extent.count for extent in self.extents.values())
+        squares = sum(extent.squares for extent in self.extents.values())
+        return float(np.sqrt(squares / count)) if count else 0.0
+
     def sample(self, most: int) -> Floats:
         """Return the magnitudes of all changes, or of about `most` of them, evenly spread: (n,), a new array."""
         total = sum(extent.count for extent in self.extents.values())
@@ -128,35 +135,35 @@ class Moves:
         return sum(total for total, _ in found) / count if count else 0.0
 
     def rounded(
-        self, exponents: Mapping[str, int], edges: Mapping[str, float], levels: int, dither: int | None = None
+        self, steps: Mapping[str, float], edges: Mapping[str, float], levels: int, dither: int | None = None
     ) -> Artifact:
         """Return the target with the changes of some tensors rounded.
 
         Args:
-            exponents: Log2 of the step of each tensor to be rounded.
+            steps: The step of each tensor to be rounded.
             edges: Least magnitude of a change that is not rounded to nothing, of each of them.
             levels: Most steps that a value moves.
             dither: Key of the stream to round at random from, whatever the edges; None to round to the nearest.
         """
         arrays = {name: self.target[name] for name in self.target}
-        arrays |= {name: np.empty_like(self.target[name]) for name in exponents}
-        filling = {name: FillingDigest(byte_view(arrays[name])) for name in exponents}
+        arrays |= {name: np.empty_like(self.target[name]) for name in steps}
+        filling = {name: FillingDigest(byte_view(arrays[name])) for name in steps}
 
         def fill(block: Block) -> None:
-            exponent = exponents[block.name]
+            step = steps[block.name]
             out = words_of(arrays[block.name], block.dtype)[block.span]
             if dither is None:
-                _round(block, exponent, edges[block.name], levels, out)
+                _round(block, step, edges[block.name], levels, out)
             else:
-                _dithered(block, exponent, levels, dither, out)
+                _dithered(block, step, levels, dither, out)
             size = out.itemsize
             filling[block.name].filled(block.span.start * size, block.span.stop * size)
 
-        blocks = list(_blocks(self.target, self.base, exponents))
+        blocks = list(_blocks(self.target, self.base, steps))
         each(fill, blocks, _nbytes(blocks))
-        for name in exponents:
+        for name in steps:
             arrays[name].flags.writeable = False
-        exact = [name for name in arrays if name not in exponents]
+        exact = [name for name in arrays if name not in steps]
         digests = dict(zip(exact, tree_digests([byte_view(arrays[name]) for name in exact]), strict=True))
         digests |= {name: digest.value() for name, digest in filling.items()}
         dtypes = {name: spec.dtype for name, spec in self.target.specs.items()}
@@ -198,7 +205,7 @@ def _stride(stride: int, row: int) -> int:
     return stride
 
 
-def _round(block: Block, exponent: int, edge: float, levels: int, out: Words) -> None:
+def _round(block: Block, step: float, edge: float, levels: int, out: Words) -> None:
     """Fill `out` with the base's words, moved where the change is at least `edge`."""
     changes = block.changes()
     np.copyto(out, block.base)
@@ -206,16 +213,16 @@ def _round(block: Block, exponent: int, edge: float, levels: int, out: Words) ->
     places = np.flatnonzero(np.abs(changes) >= changes.dtype.type(edge))
     if places.size:
         some = changes[places].astype(np.float64)
-        sizes = np.clip(np.rint(np.abs(some) * 2.0**-exponent), 1, levels)
-        out[places] = moved(block.base[places], np.copysign(sizes, some).astype(np.int64), exponent, block.dtype)
+        sizes = np.clip(np.rint(np.abs(some) / step), 1, levels)
+        out[places] = moved(block.base[places], np.copysign(sizes, some).astype(np.int64), step, block.dtype)
 
 
-def _dithered(block: Block, exponent: int, levels: int, key: int, out: Words) -> None:
+def _dithered(block: Block, step: float, levels: int, key: int, out: Words) -> None:
     """Fill `out` with the base's words, moved by the change in steps, rounded up as often as it is above a step."""
     np.copyto(out, block.base)
-    counts = block.changes().astype(np.float64) * 2.0**-exponent
+    counts = block.changes().astype(np.float64) / step
     counts += drawn(key, block.name, block.span.start, counts.size)
     counts = np.clip(np.floor(counts, out=counts), -levels, levels)
     places = np.flatnonzero(counts)
     if places.size:
-        out[places] = moved(block.base[places], counts[places].astype(np.int64), exponent, block.dtype)
+        out[places] = moved(block.base[places], counts[places].astype(np.int64), step, block.dtype)

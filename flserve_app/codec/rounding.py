@@ -1,18 +1,20 @@
 """Rounding: what a codec that loses something publishes in place of the target.
 
-The change from base to target is rounded, tensor by tensor, to whole steps of a power of two; the result is an
-artifact like any other, which everybody will hold to the last bit. Two ways to choose the steps:
+The change from base to target is rounded, tensor by tensor, to whole steps; the result is an artifact like any other,
+which everybody will hold to the last bit. Steps are powers of two, or `fine`, with three more between any two of them
+(`step`). Two ways to choose them:
 
-- `grid`: the step is the power of two nearest to `multiple` * sigma, with sigma the root mean square of the
-  tensor's change; changes are rounded to the nearest step, those below `zone` steps to nothing. With `dither`
-  they are rounded up or down at random, so that the mean of what is published is the target (see `dither`).
+- `grid`: the step is the one nearest to `multiple` * sigma, with sigma the root mean square of the change of the
+  tensor or, with `scope` = model, of all that are rounded (one step for all loses least for its bytes, a step
+  of its own spares tensors that move little). Changes are rounded to the nearest step, those below `zone` steps to
+  nothing. With `dither` they are rounded up or down at random, so that the mean of what is published is the target.
 - `topk`: the `share` of all elements that change most are kept, by one threshold t for all tensors. The step is the
-  power of two nearest to 1.4 t (so that t is the edge of its dead zone), and what is kept moves by 1 to
-  `levels` steps. With `levels` = 1 each tensor has a step of its own, nearest to the mean of what it keeps.
+  one nearest to 1.4 t (so that t is about the edge of its dead zone), and what is kept moves by 1 to `levels` steps.
+  With `levels` = 1 each tensor has a step of its own, nearest to the mean of what it keeps.
 
 Taken exactly, that is, equal to the target's: tensors named by the caller, without a like in the base (same dtype and
 shape), of other dtypes than real floats, of at most `exact_bytes`, with a value in either that is not finite, or
-with values of 2**24 steps and more. A step is 2**-100 to 2**100.
+with values of 2**24 steps and more.
 
 Everything is a pure function of the arrays: sums go over fixed blocks in their order, whatever the threads.
 """
@@ -22,19 +24,21 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from math import frexp, sqrt
 from types import MappingProxyType
 from typing import Any, Literal
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import NO_ROLES, Roles
-from flserve_app.codec.floats import MOST_EXPONENT, MOST_STEPS
 from flserve_app.codec.moves import Moves
+from flserve_app.codec.step import MOST_STEPS, most_steps, step_near
 from flserve_app.errors import CodecError, ConfigError
 
 Kind = Literal["grid", "topk"]
+Scope = Literal["tensor", "model"]
 _KINDS = ("grid", "topk")
+_SCOPES = ("tensor", "model")
 _ROUNDED = ("float32", "float64", "float16", "bfloat16")
+_LEFT_OUT = {"dither": None, "fine": False, "scope": "tensor"}  # of the settings as JSON, where they are just that
 _STEP_OF_THRESHOLD = 1.4
 _SAMPLE = 1 << 21  # changes from which the threshold is taken; all of them in models that have fewer
 
@@ -45,10 +49,12 @@ class Rounding:
 
     Attributes:
         kind: `grid` or `topk`.
-        multiple: Step of `grid`, in sigmas of a tensor's change; above 0.
+        multiple: Step of `grid`, in sigmas of a change; above 0.
+        scope: Whose change that is: each tensor's, or the model's.
         zone: Changes of fewer steps are rounded to nothing by `grid`; 0.5 (the nearest step) to 1.
         share: Share of all elements that `topk` keeps; above 0, at most 1.
         levels: Most steps that `topk` moves an element; 1 is ternary.
+        fine: Whether steps lie between powers of two, too.
         exact_bytes: Tensors of at most so many bytes are taken exactly.
         dither: Key, below 2**64, of the stream that `grid` draws from to round at random; None to round to the nearest.
         roles: What tensors are for, where the user says so; `lossy.send` takes all but weights exactly.
@@ -59,9 +65,11 @@ class Rounding:
 
     kind: Kind
     multiple: float = 4.0
+    scope: Scope = "tensor"
     zone: float = 0.5
     share: float = 0.01
     levels: int = 255
+    fine: bool = False
     exact_bytes: int = 32
     dither: int | None = None
     roles: Roles = NO_ROLES
@@ -70,9 +78,11 @@ class Rounding:
         """Check all bounds."""
         bounds = {
             "multiple": 0 < self.multiple < 2.0**40,
+            "scope": self.scope in _SCOPES and (self.kind == "grid" or self.scope == "tensor"),
             "zone": 0.5 <= self.zone <= 1,
             "share": 0 < self.share <= 1,
-            "levels": 1 <= self.levels < 1 << 23,
+            "levels": 1 <= self.levels < 1 << (20 if self.fine else 23),
+            "fine": isinstance(self.fine, bool),
             "exact_bytes": self.exact_bytes >= 0,
             "dither": self.dither is None or (self.kind == "grid" and 0 <= self.dither < 1 << 64),
         }
@@ -84,9 +94,10 @@ class Rounding:
     def to_json(self) -> str:
         """Return the settings as a JSON object."""
         settings = asdict(self)
-        if self.dither is None:
-            del settings["dither"]
         del settings["roles"]
+        for name, plain in _LEFT_OUT.items():
+            if settings[name] == plain:
+                del settings[name]
         if self.roles.rules:
             settings["roles"] = self.roles.rules
         return json.dumps(settings, sort_keys=True)
@@ -111,11 +122,11 @@ class Rounded:
 
     Attributes:
         artifact: What everybody will hold.
-        exponents: Log2 of the step of each tensor whose change lies on a grid; the others equal the target's.
+        steps: The step of each tensor whose change lies on a grid; the others equal the target's.
     """
 
     artifact: Artifact
-    exponents: Mapping[str, int]
+    steps: Mapping[str, float]
 
 
 def round_to(target: Artifact, base: Artifact, rounding: Rounding, *, exact: Collection[str] = ()) -> Rounded:
@@ -127,76 +138,30 @@ def round_to(target: Artifact, base: Artifact, rounding: Rounding, *, exact: Col
         rounding: How to round.
         exact: Names of tensors to be taken exactly (statistics, for instance).
     """
-    if rounding.kind == "grid":
-        return round_to_grid(
-            target,
-            base,
-            multiple=rounding.multiple,
-            zone=rounding.zone,
-            exact_bytes=rounding.exact_bytes,
-            exact=exact,
-            dither=rounding.dither,
-        )
-    return round_to_top(
-        target, base, share=rounding.share, levels=rounding.levels, exact_bytes=rounding.exact_bytes, exact=exact
-    )
+    moves = Moves.between(target, base, _candidates(target, base, exact, rounding.exact_bytes))
+    steps, edges = (_to_grid if rounding.kind == "grid" else _to_top)(moves, rounding)
+    levels = MOST_STEPS - 1 if rounding.kind == "grid" else rounding.levels
+    published = moves.rounded(steps, edges, levels, rounding.dither)
+    return Rounded(artifact=published, steps=MappingProxyType(steps))
 
 
-def round_to_grid(
-    target: Artifact,
-    base: Artifact,
-    *,
-    multiple: float,
-    zone: float = 0.5,
-    exact_bytes: int = 32,
-    exact: Collection[str] = (),
-    dither: int | None = None,
-) -> Rounded:
-    """Return the target with the changes of each tensor rounded to a grid of its own; see the module.
-
-    Args:
-        target: As of `round_to`; so are base and exact.
-        base: What the change is taken from.
-        multiple: As of `Rounding`; so are zone and exact_bytes.
-        zone: Dead zone in steps; there is none with dither.
-        exact_bytes: Bytes of a tensor that is not worth rounding.
-        exact: Names of tensors to be taken exactly.
-        dither: As of `Rounding`.
-    """
-    moves = Moves.between(target, base, _candidates(target, base, exact, exact_bytes))
-    exponents = _allowed(moves, {name: multiple * extent.sigma for name, extent in moves.extents.items()})
-    edges = {name: zone * 2.0**exponent for name, exponent in exponents.items()}
-    published = moves.rounded(exponents, edges, MOST_STEPS - 1, dither)
-    return Rounded(artifact=published, exponents=MappingProxyType(exponents))
+def _to_grid(moves: Moves, rounding: Rounding) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the step of each tensor, and the least magnitude of a change that is not rounded to nothing."""
+    sigmas = {name: extent.sigma for name, extent in moves.extents.items()}
+    if rounding.scope == "model":
+        sigmas = dict.fromkeys(sigmas, moves.sigma)
+    steps = _allowed(moves, {name: rounding.multiple * sigma for name, sigma in sigmas.items()}, rounding)
+    return steps, {name: rounding.zone * step for name, step in steps.items()}
 
 
-def round_to_top(
-    target: Artifact,
-    base: Artifact,
-    *,
-    share: float,
-    levels: int = 255,
-    exact_bytes: int = 32,
-    exact: Collection[str] = (),
-) -> Rounded:
-    """Return the target with none but the largest changes of all tensors, rounded; see the module.
-
-    Args:
-        target: As of `round_to`; so are base and exact.
-        base: What the change is taken from.
-        share: As of `Rounding`; so are levels and exact_bytes.
-        levels: Most steps that an element moves.
-        exact_bytes: Bytes of a tensor that is not worth rounding.
-        exact: Names of tensors to be taken exactly.
-    """
-    moves = Moves.between(target, base, _candidates(target, base, exact, exact_bytes))
-    least = _threshold(moves, share, levels)
+def _to_top(moves: Moves, rounding: Rounding) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the same for the largest changes of all tensors."""
+    least = _threshold(moves, rounding.share, rounding.levels)
     wanted = dict.fromkeys(moves.extents, _STEP_OF_THRESHOLD * least)
-    if levels == 1:
+    if rounding.levels == 1:
         wanted |= {name: mean for name in wanted if (mean := moves.kept_mean(name, least))}
-    exponents = _allowed(moves, wanted)
-    edges = dict.fromkeys(exponents, least)
-    return Rounded(artifact=moves.rounded(exponents, edges, levels), exponents=MappingProxyType(exponents))
+    steps = _allowed(moves, wanted, rounding)
+    return steps, dict.fromkeys(steps, least)
 
 
 def _candidates(target: Artifact, base: Artifact, exact: Collection[str], exact_bytes: int) -> list[str]:
@@ -208,17 +173,16 @@ def _candidates(target: Artifact, base: Artifact, exact: Collection[str], exact_
     ]
 
 
-def _allowed(moves: Moves, wanted: Mapping[str, float]) -> dict[str, int]:
-    """Return log2 of the power of two nearest to the step wanted, of the tensors that may have it."""
+def _allowed(moves: Moves, wanted: Mapping[str, float], rounding: Rounding) -> dict[str, float]:
+    """Return the step nearest to the one wanted, of the tensors that may have it."""
     found = {}
     for name, size in wanted.items():
-        mantissa, exponent = frexp(size)
-        exponent -= mantissa < sqrt(0.5)
-        if not size or abs(exponent) > MOST_EXPONENT:
+        step = step_near(size, fine=rounding.fine)
+        if step is None:
             continue
         extent = moves.extents[name]
-        if max(extent.value, 2 * extent.change) < MOST_STEPS * 2.0**exponent:
-            found[name] = exponent
+        if extent.value < MOST_STEPS * step and 2 * extent.change < most_steps(step) * step:
+            found[name] = step
     return found
 
 

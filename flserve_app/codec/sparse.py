@@ -17,8 +17,9 @@ from __future__ import annotations
 import numpy as np
 
 from flserve_app.codec.crossing import is_uneven, read_crossing, write_crossing
-from flserve_app.codec.floats import MOST_STEPS, Steps
+from flserve_app.codec.floats import Steps
 from flserve_app.codec.rice import Numbers, RiceReader, RiceWriter, gaps, listed_bits
+from flserve_app.codec.step import MOST_STEPS
 
 _SPARE_NUMBERS = 1 << 10
 

@@ -98,7 +98,7 @@ def sizes(*, rounds: int, seed: int, task: str, width: int) -> list[Size]:
 def size(name: str, target: Artifact, base: Artifact) -> Size:
     """Return what a setting makes of an update."""
     rounded = round_to(target, base, SETTINGS[name])
-    steps = [_steps(rounded, base, tensor) for tensor in rounded.exponents]
+    steps = [_steps(rounded, base, tensor) for tensor in rounded.steps]
     return Size(
         name=name,
         nbytes=len(encode_rounded(rounded, base, SETTINGS[name].kind)),
@@ -175,7 +175,7 @@ def _timed(work: Callable[[], Result]) -> tuple[float, float, Result]:
 
 def _steps(rounded: Rounded, base: Artifact, name: str) -> np.ndarray:
     moves = rounded.artifact[name].astype(np.float64) - base[name]
-    steps: np.ndarray = np.rint(moves * 2.0 ** -rounded.exponents[name])
+    steps: np.ndarray = np.rint(moves / rounded.steps[name])
     return steps
 
 

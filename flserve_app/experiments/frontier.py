@@ -1,22 +1,26 @@
 """The fewest bytes that our rounding codecs take at an error of at most so much.
 
 The error is NMSE: the squared error of a change over the sum of its squares, of all tensors together. The settings form
-families, in each of which one parameter makes it larger: the multiple of `grid`, for some dead zones; the share of
-`topk`, which at large shares is a grid with one step for all tensors. In each family the coarsest setting within the
-error is found by bisection (as steps are powers of two, the error jumps, and now and then falls: what is found is
-within it all the same). The smallest payload of all families is returned, as it was encoded.
+families, in each of which one parameter makes it larger: the multiple of `grid`, for some dead zones, with a step for
+each tensor or one for all; the share of `topk`. Each is there with powers of two alone and with fine steps. In each
+family the coarsest setting within the error is found by bisection (as there are only so many steps, the error jumps,
+and now and then falls: what is found is within it all the same). The smallest payload of all families is returned, as
+it was encoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from math import sqrt
 from typing import final
 
 import numpy as np
 
 from flserve_app.codec import Rounded, Rounding, encode_rounded, round_to
+from flserve_app.codec.rounding import Scope
 from flserve_app.errors import CodecError
 from flserve_app.experiments.checkpoints import Checkpoints
 from flserve_app.experiments.lossy_peer import Change
@@ -47,9 +51,11 @@ class Point:
     def name(self) -> str:
         """What it is called in a table."""
         setting = self.rounding
+        marks = (setting.scope == "model", "model"), (setting.fine, "fine")
+        rest = "".join(f", {mark}" for holds, mark in marks if holds)
         if setting.kind == "topk":
-            return f"topk {setting.share:.2%}"
-        return f"grid {setting.multiple:.3f}, zone {setting.zone:g}"
+            return f"topk {setting.share:.2%}{rest}"
+        return f"grid {setting.multiple:.3f}, zone {setting.zone:g}{rest}"
 
 
 @final
@@ -122,6 +128,16 @@ def nmse_of(found: Mapping[str, np.ndarray], change: Change) -> float:
 
 def _families() -> Iterator[tuple[Family, float, float]]:
     """Yield what makes a setting of a parameter, and the parameter's finest and coarsest value."""
-    for zone in _ZONES:
-        yield lambda multiple, zone=zone: Rounding(kind="grid", multiple=multiple, zone=zone), *_MULTIPLES  # type: ignore[misc]
-    yield lambda share: Rounding(kind="topk", share=share), *_SHARES
+    scopes: tuple[Scope, ...] = "tensor", "model"
+    for fine, scope, zone in product((False, True), scopes, _ZONES):
+        yield partial(_grid, fine, scope, zone), *_MULTIPLES
+    for fine in (False, True):
+        yield partial(_topk, fine), *_SHARES
+
+
+def _grid(fine: bool, scope: Scope, zone: float, multiple: float) -> Rounding:
+    return Rounding(kind="grid", multiple=multiple, scope=scope, zone=zone, fine=fine)
+
+
+def _topk(fine: bool, share: float) -> Rounding:
+    return Rounding(kind="topk", share=share, fine=fine)

@@ -53,7 +53,7 @@ def test_steps_of_different_sizes_come_to_the_smallest():
     wide, narrow = Rounding(kind="grid", multiple=8), Rounding(kind="grid", multiple=1)
     published, _ = versions(model(0), [wide, narrow, wide])
     steps = [
-        round_to(after, before, each).exponents["a"]
+        round_to(after, before, each).steps["a"]
         for before, after, each in zip(published, published[1:], [wide, narrow, wide], strict=False)
     ]
     assert grid_between(published[-1], published[0], "a") <= max(steps)
@@ -61,15 +61,18 @@ def test_steps_of_different_sizes_come_to_the_smallest():
     assert decode(payload, published[0]) == published[-1]
 
 
-def test_over_one_version_the_grid_is_the_one_it_was_rounded_to():
+@pytest.mark.parametrize(
+    "rounding", [TOPK, Rounding(kind="topk", fine=True), Rounding(kind="grid", multiple=1.7, fine=True)]
+)
+def test_over_one_version_the_grid_is_the_one_it_was_rounded_to(rounding):
     base = model(0)
     target = Artifact(
         {name: values + RandomState(5).normal(0, 1e-3, values.shape).astype("f4") for name, values in base.items()}
     )
-    rounded = round_to(target, base, TOPK)
-    found = {name: grid_between(rounded.artifact, base, name) for name in rounded.exponents}
+    rounded = round_to(target, base, rounding)
+    found = {name: grid_between(rounded.artifact, base, name) for name in rounded.steps}
     moved = {name for name in found if rounded.artifact[name].tobytes() != base[name].tobytes()}
-    assert {name: found[name] for name in moved} == {name: rounded.exponents[name] for name in moved}
+    assert {name: found[name] for name in moved} == {name: rounded.steps[name] for name in moved}
     assert len(encode_composed(rounded.artifact, base, "topk")) == len(encode_rounded(rounded, base, "topk"))
 
 

@@ -46,7 +46,7 @@ def test_numbers_stay_the_same_in_all_releases():
 def test_the_mean_of_what_is_decoded_is_the_target(multiple):
     base, target = pair()
     times, rounding = 400, dithered(0, multiple=multiple)
-    step = 2.0 ** round_to(target, base, rounding).exponents["w"]
+    step = round_to(target, base, rounding).steps["w"]
     total = np.zeros(SHAPE)
     for key in range(times):
         rounded = round_to(target, base, dithered(dither_key(7, key, "partition-1"), multiple=multiple))
@@ -63,7 +63,7 @@ def test_the_mean_of_what_is_decoded_is_the_target(multiple):
 def test_it_moves_by_less_than_a_step_and_comes_back(dtype):
     base, target = pair(dtype=dtype)
     rounded = round_to(target, base, dithered(3, multiple=1.0))
-    step = 2.0 ** rounded.exponents["w"]
+    step = rounded.steps["w"]
     slack = 1e-3 if dtype == "f2" else 1e-6
     assert np.abs(rounded.artifact["w"].astype("f8") - target["w"]).max() < step + slack
     assert decode(encode_rounded(rounded, base), base) == rounded.artifact

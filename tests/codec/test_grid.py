@@ -1,3 +1,5 @@
+from math import ldexp
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,31 +28,35 @@ def words(dtype: str, seed: int, size: int):
     return np.choose(kinds, [noise, special, usual]).astype(DTYPES[dtype].word)
 
 
+def steps_of(least: int, most: int):
+    return st.builds(lambda m, e: ldexp(m, e - 2), st.sampled_from([4, 5, 6, 7]), st.integers(least, most))
+
+
 def kind_of(dtype: str) -> str:
     return "f8" if dtype == "float64" else "f4"
 
 
-@given(st.sampled_from(FLOATS), st.integers(0, 10**6), st.integers(-100, 100), st.sampled_from([0, 16, 24]))
-def test_any_target_comes_back_from_any_base(dtype, seed, exponent, row):
+@given(st.sampled_from(FLOATS), st.integers(0, 10**6), steps_of(-100, 100), st.sampled_from([0, 16, 24]))
+def test_any_target_comes_back_from_any_base(dtype, seed, step, row):
     base, target = words(dtype, seed, 96), words(dtype, seed + 1, 96)
     random = RandomState(seed)
     kept = random.random_sample(96) < random.choice([0.0, 0.5, 0.95])
     target[kept] = base[kept]
-    assert unpacked(dtype, exponent, row, base, target) == target.tobytes()
+    assert unpacked(dtype, step, row, base, target) == target.tobytes()
 
 
-@given(st.sampled_from(FLOATS), st.integers(0, 10**6), st.integers(-12, -4), st.sampled_from([0, 16, 24]))
-def test_steps_leave_all_else_as_it_is(dtype, seed, exponent, row):
+@given(st.sampled_from(FLOATS), st.integers(0, 10**6), steps_of(-12, -4), st.sampled_from([0, 16, 24]))
+def test_steps_leave_all_else_as_it_is(dtype, seed, step, row):
     base = words(dtype, seed, 96)
     random = RandomState(seed)
     steps = random.randint(-3, 4, 96) * np.isfinite(floats_of(base, DTYPES[dtype])) * random.randint(0, 2, 96)
     target = base.copy()
-    target[steps != 0] = moved(base[steps != 0], steps[steps != 0], exponent, DTYPES[dtype])
-    assert unpacked(dtype, exponent, row, base, target) == target.tobytes()
+    target[steps != 0] = moved(base[steps != 0], steps[steps != 0], step, DTYPES[dtype])
+    assert unpacked(dtype, step, row, base, target) == target.tobytes()
 
 
-def unpacked(dtype, exponent, row, base, target) -> bytes:
-    layout = GRID_DELTA.layout(DTYPES[dtype], exponent, row=row, words=base.size)
+def unpacked(dtype, step, row, base, target) -> bytes:
+    layout = GRID_DELTA.layout(DTYPES[dtype], step, row=row, words=base.size)
     layout = GRID_DELTA.open(memoryview(layout.side), DTYPES[dtype], base.size)
     span, out = slice(0, base.size), np.empty_like(base)
     body = layout.pack(target, base, span)
@@ -60,19 +66,19 @@ def unpacked(dtype, exponent, row, base, target) -> bytes:
     return out.tobytes()
 
 
-@pytest.mark.parametrize(("step", "found"), [(3, 3), (-1, -1), (2**24 - 1, 2**24 - 1)])
-def test_steps_are_found_again(step, found):
+@pytest.mark.parametrize(("count", "step"), [(3, 2.0**-9), (-1, 7 * 2.0**-9), (2**24 - 1, 2.0**-9), (2**21 - 1, 7.0)])
+def test_steps_are_found_again(count, step):
     dtype, base = DTYPES["float32"], np.array([0.0], "<f4").view("<u4")
-    target = moved(base, np.array([step]), -9, dtype)
-    assert nearest_steps(base, target, -9, dtype).tolist() == [found]
+    target = moved(base, np.array([count]), step, dtype)
+    assert nearest_steps(base, target, step, dtype).tolist() == [count]
 
 
 def test_what_is_off_the_grid_is_near_a_step_or_out_of_reach():
     dtype = DTYPES["float32"]
     base, target, far = (np.array([value], "<f4").view("<u4") for value in (1.0, 1.3, 1e30))
-    assert nearest_steps(base, target, -3, dtype).tolist() == [2]
-    assert nearest_steps(base, far, -3, dtype) is None
-    assert nearest_steps(base, np.array([np.nan], "<f4").view("<u4"), -3, dtype) is None
+    assert nearest_steps(base, target, 0.125, dtype).tolist() == [2]
+    assert nearest_steps(base, far, 0.125, dtype) is None
+    assert nearest_steps(base, np.array([np.nan], "<f4").view("<u4"), 0.125, dtype) is None
 
 
 def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
@@ -81,7 +87,7 @@ def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
     new[3, 5] += 2.0**-6
     new[519, 1000:1010] -= 2.0**-6
     base, target = Artifact({"w": old}), Artifact({"w": new})
-    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
+    payload = encode_rounded(Rounded(artifact=target, steps={"w": 2.0**-6}), base)
     assert decode(payload, base) == target
     assert len(payload) < 150
     assert [tensor.op for tensor in inspect(payload).tensors] == ["grid-delta"]
@@ -93,7 +99,7 @@ def test_a_tensor_whose_rows_move_by_different_scales_is_sorted():
     old = random.normal(0, 0.1, (256, 1024)).astype("f4")
     new = (old + np.rint(random.normal(0, 1, old.shape) * scales) * 2.0**-12).astype("f4")
     base, target = Artifact({"w": old}), Artifact({"w": new})
-    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -12}), base)
+    payload = encode_rounded(Rounded(artifact=target, steps={"w": 2.0**-12}), base)
     assert decode(payload, base) == target
     steps = np.rint((new.astype("f8") - old) * 2.0**12).astype(int)
     counts = np.unique(steps, return_counts=True)[1]
@@ -108,7 +114,7 @@ def test_a_value_off_the_grid_is_patched():
     new[8] = np.nextafter(new[8], np.float32(1))
     new[9:400] += 2.0**-6
     base, target = Artifact({"w": old}), Artifact({"w": new})
-    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
+    payload = encode_rounded(Rounded(artifact=target, steps={"w": 2.0**-6}), base)
     assert decode(payload, base) == target
     assert len(payload) < 250
 
@@ -119,7 +125,7 @@ def test_a_chunk_that_no_steps_lead_to_travels_as_it_is():
     new[0] = 1e30
     new[-1] += 2.0**-6
     base, target = Artifact({"w": old}), Artifact({"w": new})
-    payload = encode_rounded(Rounded(artifact=target, exponents={"w": -6}), base)
+    payload = encode_rounded(Rounded(artifact=target, steps={"w": 2.0**-6}), base)
     assert decode(payload, base) == target
     assert 4 * CHUNK_WORDS < len(payload) < 4 * CHUNK_WORDS + 200
 
@@ -127,12 +133,12 @@ def test_a_chunk_that_no_steps_lead_to_travels_as_it_is():
 @pytest.mark.parametrize(
     ("side", "dtype", "message"),
     [
-        (b"", "float32", "no side bytes"),
-        (bytes((201,)), "float32", "exponent -101"),
-        (bytes((202,)), "float32", "exponent 101"),
+        (b"", "float32", "step: no bytes"),
+        (bytes((203, 201)), "float32", "step: 7 quarters"),
         (b"\x01\x0f", "float32", "row length is 15"),
         (b"\x01\x10\x00", "float32", "zstd frame cannot be read"),
         (b"\x01\x13", "float32", "64 words are no whole rows of 19"),
+        (bytes((202, 1, 15)), "float32", "row length is 15"),
         (b"\x01", "int32", "int32 words, expected floats"),
     ],
 )

@@ -16,8 +16,6 @@ from flserve_app.codec import (
     encode_rounded,
     inspect,
     round_to,
-    round_to_grid,
-    round_to_top,
 )
 from flserve_app.errors import CodecError
 from tests.codec.examples import halved, network, pairs, trained
@@ -40,26 +38,52 @@ def one(values, dtype="f4"):
 
 
 def steps(rounded, base, name="w"):
-    return (rounded.artifact[name].astype("f8") - base[name]) / 2.0 ** rounded.exponents[name]
+    return (rounded.artifact[name].astype("f8") - base[name]) / rounded.steps[name]
 
 
 def test_the_grids_step_is_the_power_of_two_nearest_to_a_multiple_of_sigma():
     moves = RandomState(0).normal(0, 2.0**-10, 10_000)
     for multiple, exponent in ((1, -10), (1.3, -10), (1.5, -9), (4, -8), (0.1, -13)):
-        rounded = round_to_grid(one(moves), one(np.zeros(10_000)), multiple=multiple)
-        assert rounded.exponents == {"w": exponent}
+        rounded = round_to(one(moves), one(np.zeros(10_000)), Rounding(kind="grid", multiple=multiple))
+        assert rounded.steps == {"w": 2.0**exponent}
+
+
+def test_fine_steps_lie_between_powers_of_two():
+    moves = RandomState(0).normal(0, 2.0**-10, 10_000)
+    for multiple, step in ((1, 1.0), (1.2, 1.25), (1.45, 1.5), (1.7, 1.75), (1.95, 2.0), (4.9, 5.0)):
+        rounding = Rounding(kind="grid", multiple=multiple, fine=True)
+        assert round_to(one(moves), one(np.zeros(10_000)), rounding).steps == {"w": step * 2.0**-10}
+
+
+def test_one_step_for_the_model_is_from_all_changes_together():
+    random = RandomState(0)
+    moves = {"far": random.normal(0, 2.0**-6, 1000), "near": random.normal(0, 2.0**-9, 3000)}
+    target = Artifact({name: each.astype("f4") for name, each in moves.items()})
+    base = Artifact({name: np.zeros(each.size, "f4") for name, each in moves.items()})
+    apart = round_to(target, base, Rounding(kind="grid", multiple=1)).steps
+    assert apart == {"far": 2.0**-6, "near": 2.0**-9}
+    together = round_to(target, base, Rounding(kind="grid", multiple=1, scope="model")).steps
+    assert together == {"far": 2.0**-7, "near": 2.0**-7}
+
+
+@pytest.mark.parametrize("kind", ["grid", "topk"])
+def test_fine_steps_come_back_to_the_last_bit(kind, target, base):
+    rounding = Rounding(kind=kind, fine=True, share=0.2, multiple=1.2)
+    rounded = round_to(target, base, rounding)
+    assert any(step.hex().split("p")[0] != "0x1.0000000000000" for step in rounded.steps.values())
+    assert decode(encode_rounded(rounded, base), base) == rounded.artifact
 
 
 def test_changes_are_rounded_to_the_nearest_step():
     moves = RandomState(0).normal(0, 2.0**-10, 10_000).astype("f4")
-    rounded = round_to_grid(one(moves), one(np.zeros(10_000)), multiple=1)
+    rounded = round_to(one(moves), one(np.zeros(10_000)), Rounding(kind="grid", multiple=1))
     assert np.abs(rounded.artifact["w"] - moves).max() <= 2.0**-11
     assert np.array_equal(rounded.artifact["w"] % 2.0**-10, np.zeros(10_000))
 
 
 def test_a_wider_zone_keeps_only_what_fills_it():
     moves = RandomState(0).normal(0, 2.0**-10, 10_000).astype("f4")
-    rounded = round_to_grid(one(moves), one(np.zeros(10_000)), multiple=1, zone=0.8)
+    rounded = round_to(one(moves), one(np.zeros(10_000)), Rounding(kind="grid", multiple=1, zone=0.8))
     assert np.array_equal(rounded.artifact["w"] != 0, np.abs(moves) >= np.float32(0.8 * 2.0**-10))
 
 
@@ -68,31 +92,31 @@ def test_top_keeps_the_largest_changes_of_all_tensors():
     moves = {"a": random.normal(0, 1e-3, 5000), "b": random.normal(0, 1e-4, 5000)}
     target = Artifact({name: each.astype("f4") for name, each in moves.items()})
     base = Artifact({name: np.zeros(5000, "f4") for name in moves})
-    rounded = round_to_top(target, base, share=0.1)
+    rounded = round_to(target, base, Rounding(kind="topk", share=0.1))
     kept = {name: rounded.artifact[name] != 0 for name in moves}
     assert sum(each.sum() for each in kept.values()) == 1000
     assert not kept["b"].any()
     assert np.abs(target["a"][kept["a"]]).min() > np.abs(target["a"][~kept["a"]]).max()
-    assert rounded.exponents["a"] == rounded.exponents["b"]
+    assert rounded.steps["a"] == rounded.steps["b"]
 
 
 def test_levels_bound_the_steps_and_one_level_is_ternary():
     moves = RandomState(0).standard_t(2, 20_000) * 1e-3
     base = one(np.zeros(20_000))
     for levels in (1, 3, 255):
-        found = steps(round_to_top(one(moves), base, share=0.05, levels=levels), base)
+        found = steps(round_to(one(moves), base, Rounding(kind="topk", share=0.05, levels=levels)), base)
         assert np.count_nonzero(found) == 1000
         assert np.abs(found).max() <= levels
         assert set(np.sign(found)) == {-1, 0, 1}
-    ternary = round_to_top(one(moves), base, share=0.05, levels=1)
+    ternary = round_to(one(moves), base, Rounding(kind="topk", share=0.05, levels=1))
     mean = np.sort(np.abs(moves))[-1000:].mean()
-    assert 2.0**-0.5 <= 2.0 ** ternary.exponents["w"] / mean <= 2.0**0.5
+    assert 2.0**-0.5 <= ternary.steps["w"] / mean <= 2.0**0.5
 
 
 def test_where_little_changes_top_keeps_all_of_it():
     moves = np.zeros(1000)
     moves[:4] = 0.01, -0.02, 1e-9, 2.0
-    found = round_to_top(one(moves), one(np.zeros(1000)), share=0.5).artifact["w"]
+    found = round_to(one(moves), one(np.zeros(1000)), Rounding(kind="topk", share=0.5)).artifact["w"]
     assert found[3] == pytest.approx(2.0, rel=0.01)
     assert np.array_equal(found[4:], np.zeros(996))
 
@@ -100,7 +124,7 @@ def test_where_little_changes_top_keeps_all_of_it():
 def test_threshold_of_a_large_model_is_sampled():
     random = np.random.Generator(np.random.SFC64(0))
     moves = random.standard_normal((2100, 2048), dtype=np.float32)
-    rounded = round_to_top(Artifact({"w": moves}), Artifact({"w": np.zeros_like(moves)}), share=0.01)
+    rounded = round_to(Artifact({"w": moves}), Artifact({"w": np.zeros_like(moves)}), Rounding(kind="topk", share=0.01))
     assert np.count_nonzero(rounded.artifact["w"]) == pytest.approx(0.01 * moves.size, rel=0.03)
 
 
@@ -117,7 +141,7 @@ def test_some_tensors_are_taken_exactly(rounding):
     new["new"] = random.normal(0, 1, 100).astype("f4")
     target, base = Artifact(new), Artifact(old)
     rounded = round_to(target, base, rounding, exact=["named"])
-    assert list(rounded.exponents) == ["w"]
+    assert list(rounded.steps) == ["w"]
     differing = [n for n in target if rounded.artifact[n].tobytes() != target[n].tobytes()]
     assert differing == ["w"]
     assert decode(encode_rounded(rounded, base), base) == rounded.artifact
@@ -140,7 +164,7 @@ def test_whatever_changed_is_rounded_and_comes_back(pair, rounding):
     rounded = round_to(target, base, replace(rounding, exact_bytes=0))
     assert rounded.artifact.specs == target.specs
     assert decode(encode_rounded(rounded, base), base).manifest == rounded.artifact.manifest
-    exact = {name for name in target if name not in rounded.exponents}
+    exact = {name for name in target if name not in rounded.steps}
     assert all(rounded.artifact[name].tobytes() == target[name].tobytes() for name in exact)
 
 
@@ -148,7 +172,7 @@ def test_whatever_changed_is_rounded_and_comes_back(pair, rounding):
 def test_sixteen_bits_are_rounded_too(rounding):
     base, target = halved(network(1)), halved(trained(network(1), 1))
     rounded = round_to(target, base, rounding)
-    assert "fc.weight" in rounded.exponents
+    assert "fc.weight" in rounded.steps
     payload = encode_rounded(rounded, base)
     assert decode(payload, base) == rounded.artifact
     assert {tensor.op for tensor in inspect(payload).tensors} > {"grid-delta"}

@@ -44,8 +44,10 @@ def build() -> Iterator[tuple[str, Artifact, Artifact | None, str | Codec]]:
     yield f"{BINS_DELTA.name}-scaled", square, square_base, _only(BINS_DELTA, _scaled)
     sorted_base, sorted_target = _sorted_steps()
     yield f"{GRID_DELTA.name}-sorted", sorted_target, sorted_base, _stepped_with(_scaled)
+    fine = {"w": 5 * 2.0**-12}
+    yield f"{GRID_DELTA.name}-fine", *_fine(fine["w"]), on_grids(CODECS["lossless-small"], fine)
     for form, (target, base) in _stepped().items():
-        yield f"{GRID_DELTA.name}-{form}", target, base, on_grids(CODECS["lossless-small"], {"w": -10})
+        yield f"{GRID_DELTA.name}-{form}", target, base, on_grids(CODECS["lossless-small"], {"w": 2.0**-10})
 
 
 def check() -> None:
@@ -96,7 +98,7 @@ def _only(op: ResidualOp, grouping: Callable[[Pair], Grouping]) -> Codec:
 def _stepped_with(grouping: Callable[[Pair], Grouping]) -> Codec:
     def offers(pair: Pair) -> list[Layout]:
         words = pair.target.size
-        return [GRID_DELTA.layout(pair.dtype, -10, row=pair.row, words=words, grouping=grouping(pair))]
+        return [GRID_DELTA.layout(pair.dtype, 2.0**-10, row=pair.row, words=words, grouping=grouping(pair))]
 
     return Codec(name="only", number=CODECS["grid"].number, offers=offers)
 
@@ -171,6 +173,13 @@ def _stepped() -> dict[str, tuple[Artifact, Artifact]]:
     off = plain["w"].copy()
     off.view("<u4")[5:9, ::7] += np.arange(5, dtype="<u4")
     return {**vectors, "patched": (Artifact({"w": off}), Artifact({"w": old}))}
+
+
+def _fine(step: float) -> tuple[Artifact, Artifact]:
+    """Return a target some steps, no power of two, from its base."""
+    old = _floats(12, 8, 32)
+    counts = RandomState(13).randint(-40, 40, old.shape)
+    return Artifact({"w": (old + counts * step).astype("<f4")}), Artifact({"w": old})
 
 
 def _added(old: np.ndarray, steps: np.ndarray) -> Artifact:
