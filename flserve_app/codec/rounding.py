@@ -78,16 +78,19 @@ class Rounding:
         """Check all bounds."""
         bounds = {
             "multiple": 0 < self.multiple < 2.0**40,
-            "scope": self.scope in _SCOPES and (self.kind == "grid" or self.scope == "tensor"),
+            "scope": self.kind == "grid" or self.scope == "tensor",
             "zone": 0.5 <= self.zone <= 1,
             "share": 0 < self.share <= 1,
             "levels": 1 <= self.levels < 1 << (20 if self.fine else 23),
-            "fine": isinstance(self.fine, bool),
             "exact_bytes": self.exact_bytes >= 0,
             "dither": self.dither is None or (self.kind == "grid" and 0 <= self.dither < 1 << 64),
         }
         if self.kind not in _KINDS:
             raise CodecError(f"rounding: kind is {self.kind!r}, expected one of {', '.join(_KINDS)}")
+        if self.scope not in _SCOPES:
+            raise CodecError(f"rounding: scope is {self.scope!r}, expected one of {', '.join(_SCOPES)}")
+        if not isinstance(self.fine, bool):
+            raise CodecError(f"rounding: fine is {self.fine!r}, expected true or false")
         if wrong := [name for name, good in bounds.items() if not good]:
             raise CodecError(f"rounding: {wrong[0]} is out of bounds: {getattr(self, wrong[0])}")
 

@@ -54,4 +54,6 @@ def test_an_error_that_no_setting_has_is_refused():
 def test_names_say_the_setting():
     grid = Point(rounding=Rounding(kind="grid", multiple=0.5, zone=0.7), nmse=0, nbytes=1)
     top = Point(rounding=Rounding(kind="topk", share=0.25), nmse=0, nbytes=1)
+    fine = Point(rounding=Rounding(kind="grid", multiple=2, scope="model", fine=True), nmse=0, nbytes=1)
     assert (grid.name, top.name) == ("grid 0.500, zone 0.7", "topk 25.00%")
+    assert fine.name == "grid 2.000, zone 0.5, model, fine"

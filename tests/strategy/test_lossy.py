@@ -1,12 +1,14 @@
 """Published versions under a lossy codec: what is published is what everybody decodes."""
 
 from itertools import pairwise
+from math import log2
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvgM
 
+from flserve_app.codec.composed import grid_between
 from flserve_app.codec.feedback import Feedback
 from flserve_app.codec.lossy import Lossy, lossy_of
 from flserve_app.codec.ramp import Ramp
@@ -151,6 +153,15 @@ def test_updates_are_rounded_as_the_server_says(tmp_path, uplink):
     assert first["bn.num_batches_tracked"] == second["bn.num_batches_tracked"]
 
 
+def test_fine_steps_reach_everybody_both_ways(tmp_path):
+    fine = lossy_of("grid", {"scope": "model", "fine": True, "multiple": 1.3})
+    run = federate(tmp_path / "s", codec=fine, uplink=fine, inner=fedavg(4, 2), rounds=4)
+    assert run.total("failures") == 0
+    versions = [run.registry.load(version) for version in run.registry.versions("model")]
+    steps = {grid_between(new, old, "fc.weight") for old, new in pairwise(versions)}
+    assert any(step and not log2(step).is_integer() for step in steps)
+
+
 @pytest.mark.slow
 def test_both_ways_two_runs_are_alike_and_a_resumed_one_too(tmp_path, codec):
     def run(name, **settings):
@@ -170,6 +181,9 @@ def test_settings_come_from_a_configuration():
     assert found == Lossy(name="topk", share=Ramp(0.02, 0.005, 40), levels=1, feedback=Feedback(decay=0))
     assert [found.at(number).share for number in (1, 41)] == [0.02, 0.005]
     assert lossy_of("grid", {"multiple": 8}).at(3).multiple == 8
+    between = lossy_of("grid", {"scope": "model", "fine": True}).at(1)
+    assert (between.scope, between.fine) == ("model", True)
+    assert lossy_of("topk", {"fine": True}).at(1).fine
 
 
 @pytest.mark.parametrize(
@@ -182,6 +196,9 @@ def test_settings_come_from_a_configuration():
         ("topk", {"levels": 0}, "levels"),
         ("topk", {"levels": "two"}, "codec topk: an argument is no number"),
         ("grid", {"zone": 2}, "zone"),
+        ("grid", {"scope": "row"}, "scope is 'row', expected one of tensor, model"),
+        ("grid", {"fine": "very"}, "fine is 'very', expected true or false"),
+        ("topk", {"scope": "model"}, "codec topk: argument 'scope' is unknown"),
         ("grid", {"decay": -1}, "decay"),
     ],
 )
