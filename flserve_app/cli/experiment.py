@@ -81,6 +81,25 @@ def bench_peers(
         bench.show(rows, missing)
 
 
+@bench_app.command("plan")
+def bench_plan(
+    megabytes: Annotated[float, typer.Option(min=0.5, help="Size of the model, 10**6 bytes.")] = 4.0,
+    versions: Annotated[int, typer.Option(min=2, help="Versions in the history.")] = 50,
+    clients: Annotated[int, typer.Option(min=1, help="Clients in the round.")] = 1000,
+    bases: Annotated[str, typer.Option(help="Distinct versions that they hold, a round each.")] = "5,49",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a round with many clients costs the server: payloads made, and the time to plan each delivery."""
+    from flserve_app.experiments import bench_plan as bench
+
+    counts = tuple(number for number in numbers(bases, "--bases") if number)
+    found = list(bench.rounds(megabytes=megabytes, versions=versions, clients=clients, bases=counts))
+    if as_json:
+        typer.echo(to_json([asdict(each) for each in found]))
+    else:
+        bench.show(found)
+
+
 @bench_app.command("big")
 def bench_big(
     gigabytes: Annotated[float, typer.Option(min=0.01, help="Size of the model, 2**30 bytes.")] = 1.0,

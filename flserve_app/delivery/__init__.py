@@ -11,6 +11,7 @@ from flserve_app.delivery.plan import (
     least_direct,
     least_whole,
     plan,
+    settles,
     whole,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "least_direct",
     "least_whole",
     "plan",
+    "settles",
     "whole",
 ]

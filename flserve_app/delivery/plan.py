@@ -11,6 +11,8 @@ plausibly win, and what is sent was measured. Rules:
   smallest that this run has measured: a chain of known payloads below that is sent without making one.
 - A composed delta (`codec.composed`) is taken for at least what the smallest known payload to the target takes, so that
   it is made where there is more than one step to go; without any for at least 1/256 of the whole model.
+- Where a composed delta is known that takes less than 1/4 of the whole model, no lossless one is made from the same
+  base: what lies on no grid travels in it as in that.
 - The whole model, compressed, is taken for at least 9/10 of what it last took: where the best other way takes
   less it is not made, otherwise it is, and nothing larger is ever sent. Should a version suddenly take much less
   than that, a direct delta takes no more than it and a header: the encoder leaves out a base that does not help.
@@ -37,6 +39,7 @@ STEP_BYTES = 320
 MAX_STEPS = 128
 LEAST_DIRECT = 16
 LEAST_COMPOSED = 256
+SETTLED = 4
 
 
 class Step(NamedTuple):
@@ -142,6 +145,11 @@ def least_composed(whole_bytes: int, link: int | None) -> int:
         link: The smallest known payload to the target that is relative to something.
     """
     return whole_bytes // LEAST_COMPOSED if link is None else link
+
+
+def settles(whole_bytes: int, composed: int | None) -> bool:
+    """Return whether a composed delta of so many bytes, None if they are not known, makes a lossless one needless."""
+    return composed is not None and composed < whole_bytes // SETTLED
 
 
 def least_whole(last: int) -> int:

@@ -15,7 +15,18 @@ from typing import final
 
 from flwr.common.logger import log
 
-from flserve_app.delivery import Offer, Payloads, Plan, Step, exact, least_composed, least_direct, least_whole, plan
+from flserve_app.delivery import (
+    Offer,
+    Payloads,
+    Plan,
+    Step,
+    exact,
+    least_composed,
+    least_direct,
+    least_whole,
+    plan,
+    settles,
+)
 from flserve_app.errors import FlserveError
 from flserve_app.fleet import RECIPE
 from flserve_app.registry import Registry
@@ -118,10 +129,14 @@ class Planner:
         to_make = {Step(None, target, exact(self._codec)): least_whole(last)}
         base = self._base(held, takes)
         if base is not None:
-            to_make[Step(base, target, exact(self._codec))] = least_direct(last, self._least_direct)
-            if self._rounded is not None:
+            settled = False
+            if self._rounded is not None and self._rounded in takes:
+                composed = Step(base, target, self._rounded)
                 links = (size for step, size in known.items() if step.target == target and step.base is not None)
-                to_make[Step(base, target, self._rounded)] = least_composed(last, min(links, default=None))
+                to_make[composed] = least_composed(last, min(links, default=None))
+                settled = settles(last, known.get(composed, self._payloads.size(composed)))
+            if not settled:
+                to_make[Step(base, target, exact(self._codec))] = least_direct(last, self._least_direct)
         for made, least in to_make.items():
             if made not in known:
                 size = self._payloads.size(made)

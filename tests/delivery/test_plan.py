@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.delivery import Offer, Plan, Step, exact, least_direct, least_whole, plan, whole
+from flserve_app.delivery import Offer, Plan, Step, exact, least_direct, least_whole, plan, settles, whole
 from flserve_app.delivery.plan import LEAST_DIRECT, MAX_STEPS, STEP_BYTES
 from flserve_app.fleet import BASIC, CHAIN, RECIPE
 
@@ -90,6 +90,11 @@ def test_the_least_a_payload_may_plausibly_take():
     assert least_direct(1600, 900) == 450
     assert least_direct(1600, 10) == 100
     assert least_whole(1000) == 900
+
+
+@pytest.mark.parametrize(("composed", "needless"), [(None, False), (249, True), (250, False)])
+def test_a_small_composed_delta_makes_a_lossless_one_needless(composed, needless):
+    assert settles(1000, composed) is needless
 
 
 steps = st.builds(
