@@ -77,6 +77,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "8-bit": Setting(overrides=_both("full"), eight_bit=True),
         "lossless": Setting(overrides=_both("lossless"), rounds=PLAIN_ROUNDS),
         "grid": Setting(overrides=_both("grid")),
+        "grid-model": Setting(overrides=_both("grid", "scope=model")),
         "topk": Setting(overrides=_topk("[0.02,0.005,40]", "[2.2,0.6,40]"), every_seed=True),
         "topk-slow": Setting(overrides=_topk("[0.02,0.005,60]", "[2.2,1.0,60]")),
         "topk-double": Setting(overrides=_topk("[0.04,0.01,40]", "[2.2,0.6,40]")),
