@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flserve_app.codec import CODECS, encode_parts
+from flserve_app.codec import CODECS, encode_composed, encode_parts
 from flserve_app.errors import FlserveError, NotFound
 from flserve_app.registry.derive import derive_all
 from flserve_app.registry.registry import Registry
@@ -219,8 +219,14 @@ def _put_back(registry: Registry, edge: Edge) -> bool:
     """Make a payload again, and keep it if it is the same to the last bit."""
     if edge.codec not in CODECS:
         return False
+    target = registry.archive.load(edge.target)
     base = None if edge.base is None else registry.archive.load(edge.base)
-    with registry.blobs.writing(encode_parts(registry.archive.load(edge.target), base, edge.codec)) as payload:
+    # What a codec that rounds made is found in the two artifacts: rounding again would lead to a third.
+    if base is None or CODECS[edge.codec].exact:
+        parts = encode_parts(target, base, edge.codec)
+    else:
+        parts = iter((encode_composed(target, base, edge.codec),))
+    with registry.blobs.writing(parts) as payload:
         if payload.digest == edge.blob:
             payload.keep()
         return payload.digest == edge.blob

@@ -3,7 +3,7 @@ from contextlib import closing
 
 import pytest
 
-from flserve_app.codec import encode
+from flserve_app.codec import Rounding, encode, encode_rounded, round_to
 from flserve_app.registry import Edge, Registry, Retention, collect, verify
 from flserve_app.registry.derive import derive_all
 from flserve_app.store import DirBlobs
@@ -127,6 +127,21 @@ def test_a_payload_that_can_be_spared_is_put_back(doubled, which, content):
     assert repaired.clean
     assert [one.repaired for one in repaired.damage] == [True]
     assert check(doubled[0]).damage == ()
+
+
+@pytest.mark.parametrize("rounding", [Rounding(kind="topk", share=0.05), Rounding(kind="grid", multiple=1, fine=True)])
+def test_a_payload_that_rounding_made_is_put_back(place, rounding):
+    first, wanted = drifting(2)
+    rounded = round_to(wanted, first, rounding)
+    payload = encode_rounded(rounded, first, rounding.kind)
+    with Registry.open(place / "store", keyframe_every=1) as registry:
+        registry.publish("m", first, round=0, codec=rounding.kind)
+        registry.publish("m", rounded.artifact, parent=0, round=1, codec=rounding.kind, delta=payload)
+        (delta,) = (edge for edge in registry.catalog.inventory().edges if edge.codec == rounding.kind)
+    blob_file(place / "store", delta).unlink()
+    report = check(place / "store", repair=True)
+    assert [(one.blob, one.repaired) for one in report.damage] == [(delta.blob, True)]
+    assert blob_file(place / "store", delta).read_bytes() == payload
 
 
 def test_what_another_release_encoded_is_not_put_back_as_something_else(doubled):
