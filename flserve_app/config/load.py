@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,6 +30,7 @@ CONFIG_NAME = "config"
 MOST_NAME_BYTES = 200  # file systems take 255 of them; the job's number comes before
 _LOCK = threading.Lock()
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Config search path", "set_env", "provider=", "See https:")
+_QUOTED_KEY = re.compile(r"""[{,]\s*["'][^"']*["']\s*:""")
 # What Hydra says most, in our words: a pattern, and what to say instead.
 _SAID = (
     (
@@ -147,5 +148,8 @@ def one_sentence(error: BaseException) -> str:
     for pattern, said in _SAID:
         if found := pattern.search(text):
             return said.format(*found.groups(), key=key or found[1])[:500]
+    if isinstance(cause, OverrideParseException):
+        hint = " (keys in braces take no quotes)" if _QUOTED_KEY.search(cause.override) else ""
+        return f"override {cause.override[:200]} cannot be read: {text}"[:400] + hint
     named = f"{key}: {text}" if key and f"'{key}'" not in text else text
     return named[:500] or type(error).__name__
