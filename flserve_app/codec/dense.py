@@ -1,7 +1,7 @@
 """How the steps of a chunk are coded that moved in many places: zigzag(q) of all its words, by pcodec.
 
-    dense    as u16    one page
-    wide     as u32    one page
+    dense    as u16    a page for each `MOST_WORDS` (262,144) words    `coders`
+    wide     as u32    likewise
     sorted   as u16    by label, a page a run of at least `RUN` (2,048) words   `sorting`
 
 How often and how far a word moves depends on its row and column, whose scales stand in the tensor's side bytes: runs of
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flserve_app.codec.coders import Bins
+from flserve_app.codec.coders import MOST_WORDS, Bins
 from flserve_app.codec.floats import Steps
 from flserve_app.codec.rice import Numbers
 from flserve_app.codec.sorting import LabelOrder
@@ -35,7 +35,7 @@ def pack_dense(places: Numbers, steps: Steps, words: int, order: LabelOrder | No
     filled = np.zeros(words, "<u4" if wide else "<u2")
     filled[places] = zigzag
     if order is None or wide:
-        return Bins().pack(filled, [slice(0, words)]), wide
+        return Bins().pack(filled, _pages(words)), wide
     return Bins().pack(order.sort(filled), order.runs(RUN)), wide
 
 
@@ -47,10 +47,14 @@ def unpack_dense(body: memoryview, words: int, order: LabelOrder | None, *, wide
     """
     filled: Words = np.empty(words, "<u4" if wide else "<u2")
     if order is None:
-        Bins().unpack(body, [filled])
+        Bins().unpack(body, [filled[page] for page in _pages(words)])
     else:
         Bins().unpack(body, [filled[run] for run in order.runs(RUN)])
         filled = order.unsort(filled)
     places = np.flatnonzero(filled)
     zigzag = filled[places].astype(np.int64)
     return places, (zigzag >> 1) ^ -(zigzag & 1)
+
+
+def _pages(words: int) -> list[slice]:
+    return [slice(start, min(start + MOST_WORDS, words)) for start in range(0, words, MOST_WORDS)]

@@ -2,7 +2,8 @@
 
 Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
 coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
-else nothing. A chunk has `CHUNK_WORDS` words or as many whole rows as fit in them. The target is the base with q steps
+else nothing. A chunk has `CHUNK_WORDS` words, or as many whole rows as fit in them; with rows but no scales, as where
+few words move, in `SPARSE_WORDS`: what is learned about columns serves more rows. The target is the base with q steps
 added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than its
 chunk. It is a form byte and
 
@@ -39,6 +40,7 @@ from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
+SPARSE_WORDS = 1 << 20
 DENSE, WIDE, PLAIN, CROSSED, PATCHED, SORTED = range(6)
 # Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
 _SPARSE_BELOW = 0.25
@@ -62,7 +64,8 @@ class GridOp:
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
-        return _chunk_words(_read_row(side)[0])
+        row, scales = _read_row(side)
+        return _chunk_words(row, scaled=bool(scales))
 
     def open(self, side: memoryview, dtype: DType, words: int) -> GridSteps:
         """Return the layout of a tensor of so many words."""
@@ -125,7 +128,7 @@ class GridSteps:
     @property
     def chunk_words(self) -> int:
         """Words a chunk; the last may have fewer."""
-        return _chunk_words(self.row)
+        return _chunk_words(self.row, scaled=bool(self.grouping.scales))
 
     def pack(self, target: Words, base: Words | None, span: slice) -> bytes:
         """Return the body of the words in the span, or the words themselves where no steps lead near them."""
@@ -209,8 +212,10 @@ def _based(base: Words | None) -> Words:
     return base
 
 
-def _chunk_words(row: int) -> int:
-    return CHUNK_WORDS // row * row if row else CHUNK_WORDS
+def _chunk_words(row: int, *, scaled: bool) -> int:
+    if not row:
+        return CHUNK_WORDS
+    return (CHUNK_WORDS if scaled else SPARSE_WORDS) // row * row
 
 
 def _read_row(side: memoryview) -> tuple[int, memoryview]:
