@@ -165,10 +165,10 @@ class GridSteps:
         reader = Reader(body[1:], "patched chunk")
         stepped = reader.take(reader.varint())
         places = self._move(stepped, span, out) if stepped else np.zeros(0, np.int64)
-        apply_patches(reader.take(reader.left), places, self.dtype, out)
+        apply_patches(reader.take(reader.left), np.sort(places), self.dtype, out)
 
     def _move(self, body: memoryview, span: slice, out: Words) -> Numbers:
-        """Move the base's words as a body of steps says; return which (n,)."""
+        """Move the base's words as a body of steps says; return which (n,), in any order."""
         form, rest = body[0], body[1:]
         order = self._order(span) if form == SORTED else None
         if form in (PLAIN, CROSSED) and (self.row or form == PLAIN):

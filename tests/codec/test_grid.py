@@ -8,8 +8,9 @@ from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import Rounded, decode, encode_rounded, inspect
 from flserve_app.codec.coders import MOST_WORDS
 from flserve_app.codec.floats import floats_of, moved, nearest_steps, words_of_floats
-from flserve_app.codec.grid import CHUNK_WORDS, DENSE, GRID_DELTA, SPARSE_WORDS, WIDE
+from flserve_app.codec.grid import CHUNK_WORDS, CROSSED, DENSE, GRID_DELTA, PATCHED, SPARSE_WORDS, WIDE
 from flserve_app.codec.grouping import Grouping
+from flserve_app.codec.wire import Reader
 from flserve_app.errors import CodecError
 from tests.codec.examples import bits
 
@@ -127,6 +128,22 @@ def test_a_tensor_whose_rows_move_by_different_scales_is_sorted():
     assert len(payload) < 0.85 * entropy
 
 
+def test_values_off_the_grid_are_patched_where_places_are_told_by_row_and_column():
+    dtype, random = DTYPES["float32"], RandomState(3)
+    often = (np.arange(64) % 6 == 0)[:, None] & (np.arange(256) % 5 == 0)
+    steps = (often & (random.randint(0, 8, often.shape) > 0)).reshape(-1).astype(np.int64)
+    base = random.normal(0, 0.1, steps.size).astype("f4").view("<u4")
+    target = base.copy()
+    target[steps > 0] = moved(base[steps > 0], steps[steps > 0], -6, dtype)
+    target[::3] += random.randint(0, 9, target[::3].size).astype("<u4")
+    layout, out = GRID_DELTA.layout(dtype, -6, row=256, words=base.size), np.empty_like(base)
+    body = layout.pack(target, base, slice(0, base.size))
+    reader = Reader(memoryview(body)[1:])
+    assert (body[0], reader.take(reader.varint())[0]) == (PATCHED, CROSSED)
+    layout.unpack(memoryview(body), base, slice(0, base.size), out)
+    assert np.array_equal(out, target)
+
+
 def test_a_value_off_the_grid_is_patched():
     old = RandomState(0).normal(0, 0.1, CHUNK_WORDS + 1000).astype("f4")
     new = old.copy()
@@ -173,7 +190,7 @@ def test_bad_side_bytes_are_refused(side, dtype, message):
         (b"\x06\0", "form 6"),
         (b"\x04\x02\x04\0", "form 4"),
         (b"\x04\x09\x02", "patched chunk ends"),
-        (b"\x04\0\0", "holds 0 numbers"),
+        (b"\x04\0\0", "holds no numbers"),
         (b"\x03\0", "form 3"),
         (b"\x05\0", "form 5"),
         (b"\x00\0", "pcodec"),
