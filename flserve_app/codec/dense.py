@@ -10,6 +10,8 @@ one label are alike. Sorting costs more time than all else here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from flserve_app.codec.coders import MOST_WORDS, Bins
@@ -39,8 +41,10 @@ def pack_dense(places: Numbers, steps: Steps, words: int, order: LabelOrder | No
     return Bins().pack(order.sort(filled), order.runs(RUN)), wide
 
 
-def unpack_dense(body: memoryview, words: int, order: LabelOrder | None, *, wide: bool) -> tuple[Numbers, Steps]:
-    """Return ascending places (n,) and steps (n,), none of them 0.
+def unpack_dense(
+    body: memoryview, words: int, order: LabelOrder | None, *, wide: bool
+) -> Iterator[tuple[Numbers, Steps]]:
+    """Yield ascending places (n,) and steps (n,), none of them 0, of `MOST_WORDS` words at a time.
 
     Raises:
         CodecError: If the body does not hold just so many words.
@@ -51,9 +55,10 @@ def unpack_dense(body: memoryview, words: int, order: LabelOrder | None, *, wide
     else:
         Bins().unpack(body, [filled[run] for run in order.runs(RUN)])
         filled = order.unsort(filled)
-    places = np.flatnonzero(filled)
-    zigzag = filled[places].astype(np.int64)
-    return places, (zigzag >> 1) ^ -(zigzag & 1)
+    for page in _pages(words):
+        places = np.flatnonzero(filled[page]) + page.start
+        zigzag = filled[places].astype(np.int64)
+        yield places, (zigzag >> 1) ^ -(zigzag & 1)
 
 
 def _pages(words: int) -> list[slice]:

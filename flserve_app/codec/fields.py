@@ -65,10 +65,6 @@ class FieldReader:
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        padded = bytes(data) + bytes(-len(data) % _WORD_BYTES + 2 * _WORD_BYTES)
-        words = np.frombuffer(padded, ">u4").astype(np.uint64)
-        # Of every two words that follow one another: a field lies in one of these.
-        self._pairs = words[:-1] << np.uint64(_WORD) | words[1:]
         self._bit = 0
 
     @property
@@ -78,9 +74,14 @@ class FieldReader:
 
     def take(self, widths: Integers) -> Integers:
         """Return the next fields of so many bits each (n,)."""
-        start = self._advance(int(widths.sum()))
-        first = np.cumsum(widths) - widths + start
-        pairs = _shifted_left(self._pairs[first >> 5], first & _WORD - 1)
+        ends = np.cumsum(widths)
+        start = self._advance(int(ends[-1]) if ends.size else 0)
+        some = bytes(self._data[start // 8 : -(-self._bit // 8)])
+        words = np.frombuffer(some + bytes(-len(some) % _WORD_BYTES + 2 * _WORD_BYTES), ">u4").astype(np.uint64)
+        # Of every two words that follow one another: a field lies in one of these.
+        pairs = words[:-1] << np.uint64(_WORD) | words[1:]
+        first = ends - widths + start % 8
+        pairs = _shifted_left(pairs[first >> 5], first & _WORD - 1)
         found: Integers = _shifted_right(pairs >> np.uint64(1), 63 - widths).view(np.int64)
         return found
 

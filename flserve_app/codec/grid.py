@@ -2,10 +2,11 @@
 
 Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
 coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
-else nothing. A chunk has `CHUNK_WORDS` words, or as many whole rows as fit in them; with rows but no scales, as where
-few words move, in `SPARSE_WORDS`: what is learned about columns serves more rows. The target is the base with q steps
-added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than its
-chunk. It is a form byte and
+else nothing. A chunk has `CHUNK_WORDS` (2**18) words, or as many whole rows as fit in them. With rows but no scales, as
+where few words move, what is learned about columns serves more rows: a chunk has 1,024, but as many as fit in
+`SPARSE_WORDS` (2**20) if that is more, or in `MOST_SPARSE_WORDS` (2**22) if that is less. The target is the base with q
+steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than
+its chunk. It is a form byte and
 
     0  dense    zigzag(q) of all words as u16        `dense`
     1  wide     the same as u32                      `dense`
@@ -34,16 +35,19 @@ from flserve_app.codec.grouping import MAX_ROW, MIN_ROW, Grouping, read_grouping
 from flserve_app.codec.patches import apply_patches, pack_patches
 from flserve_app.codec.rice import Numbers
 from flserve_app.codec.sorting import LabelOrder, Labels
-from flserve_app.codec.sparse import pack_sparse, unpack_sparse
+from flserve_app.codec.sparse import MOST_SHARE, pack_sparse, unpack_sparse
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
 SPARSE_WORDS = 1 << 20
+MOST_SPARSE_WORDS = 1 << 22
+_SPARSE_ROWS = 1 << 10
+_BLOCK_WORDS = 1 << 16
 DENSE, WIDE, PLAIN, CROSSED, PATCHED, SORTED = range(6)
-# Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
-_SPARSE_BELOW = 0.25
+# Shares of a chunk's words: above the first no sparse form is allowed, below the second no dense one is tried.
+_SPARSE_BELOW = MOST_SHARE
 _DENSE_ABOVE = 0.08
 
 
@@ -133,18 +137,18 @@ class GridSteps:
     def pack(self, target: Words, base: Words | None, span: slice) -> bytes:
         """Return the body of the words in the span, or the words themselves where no steps lead near them."""
         new, old = target[span], _based(base)[span]
-        changed = np.flatnonzero(new != old)
+        changed, some, wanted = _changes(new, old)
         if not changed.size:
             return b""
-        some, wanted = old[changed], new[changed]
         counts = nearest_steps(some, wanted, self.exponent, self.dtype)
         if counts is None:
             return new.tobytes()
-        moving = np.flatnonzero(counts)
-        places, steps = changed[moving], counts[moving]
-        reached = moved(some[moving], steps, self.exponent, self.dtype)
-        stepped = min(self._forms(places, steps, span), key=len) if moving.size else b""
-        if moving.size == changed.size and np.array_equal(reached, wanted):
+        places, steps, whole = changed, counts, bool(counts.all())
+        if not whole:
+            places, steps, some = (each[counts != 0] for each in (changed, counts, some))
+        reached = moved(some, steps, self.exponent, self.dtype)
+        stepped = min(self._forms(places, steps, span), key=len) if places.size else b""
+        if whole and np.array_equal(reached, wanted):
             return stepped
         patches = pack_patches(new, _with(old, places, reached), places, changed[counts == 0], self.dtype)
         if patches is None:
@@ -172,15 +176,17 @@ class GridSteps:
         form, rest = body[0], body[1:]
         order = self._order(span) if form == SORTED else None
         if form in (PLAIN, CROSSED) and (self.row or form == PLAIN):
-            rows, columns = self._shape(out.size)
-            places, steps = unpack_sparse(rest, rows, columns, crossed=form == CROSSED)
+            parts = iter([unpack_sparse(rest, *self._shape(out.size), crossed=form == CROSSED)])
         elif form in (DENSE, WIDE) or order is not None:
-            places, steps = unpack_dense(rest, out.size, order, wide=form == WIDE)
+            parts = unpack_dense(rest, out.size, order, wide=form == WIDE)
         else:
             raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
-        if places.size:
-            out[places] = moved(out[places], steps, self.exponent, self.dtype)
-        return places
+        found = []
+        for places, steps in parts:
+            if places.size:
+                out[places] = moved(out[places], steps, self.exponent, self.dtype)
+            found.append(places)
+        return np.concatenate(found)
 
     def _forms(self, places: Numbers, steps: Steps, span: slice) -> Iterator[bytes]:
         words = span.stop - span.start
@@ -200,6 +206,18 @@ class GridSteps:
         return (words // self.row, self.row) if self.row else (1, words)
 
 
+def _changes(new: Words, old: Words) -> tuple[Numbers, Words, Words]:
+    """Return where words (m,) differ (n,), and what the old and the new ones are there."""
+    found = []
+    # Block by block: from a near cache the words are read twice in little more time than once.
+    for start in range(0, new.size, _BLOCK_WORDS):
+        some, others = old[start : start + _BLOCK_WORDS], new[start : start + _BLOCK_WORDS]
+        places = np.flatnonzero(some != others)
+        found.append((places + start, some[places], others[places]))
+    places, some, others = (np.concatenate(each) for each in zip(*found, strict=True))
+    return places, some, others
+
+
 def _with(words: Words, places: Numbers, others: Words) -> Words:
     changed = words.copy()
     changed[places] = others
@@ -215,7 +233,8 @@ def _based(base: Words | None) -> Words:
 def _chunk_words(row: int, *, scaled: bool) -> int:
     if not row:
         return CHUNK_WORDS
-    return (CHUNK_WORDS if scaled else SPARSE_WORDS) // row * row
+    words = CHUNK_WORDS if scaled else min(max(SPARSE_WORDS, _SPARSE_ROWS * row), MOST_SPARSE_WORDS)
+    return words // row * row
 
 
 def _read_row(side: memoryview) -> tuple[int, memoryview]:

@@ -10,7 +10,8 @@ A chunk is a matrix of whole rows (the last may be short), or one row. As number
 - magnitudes: `number` 0 and a list of magnitude - 1. Or `number` 1, the subset of those above 1 and a list of
   magnitude - 2 of these.
 
-What is shorter is taken. A chunk that did not move at all has an empty body.
+What is shorter is taken. A chunk that did not move at all has an empty body, one of which more than `MOST_SHARE` (a
+quarter) moved is not coded so: it would be longer, and the reader bounds its memory by that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flserve_app.codec.fields import Flags
 from flserve_app.codec.floats import MOST_STEPS, Steps
 from flserve_app.codec.rice import Numbers, RiceReader, RiceWriter, cheapest, gaps
 
+MOST_SHARE = 0.25
 _SPARE_NUMBERS = 1 << 10
 
 
@@ -31,7 +33,7 @@ def pack_sparse(
     """Return the body of steps at places, and whether it has the places by row and column.
 
     Args:
-        places: Ascending (n,), n > 0.
+        places: Ascending (n,), n > 0; at most `MOST_SHARE` of the matrix.
         steps: Steps (n,), none of them 0.
         rows: Of the matrix.
         columns: Likewise.
@@ -59,21 +61,22 @@ def unpack_sparse(body: memoryview, rows: int, columns: int, *, crossed: bool) -
         CodecError: If the body is not as the format says.
     """
     cells = rows * columns
-    reader = RiceReader(body, 5 * cells + _SPARE_NUMBERS)
+    # A number a row, and at most four an element.
+    reader = RiceReader(body, rows + int(4 * MOST_SHARE * cells) + _SPARE_NUMBERS)
     places = read_crossing(reader, rows, columns) if crossed else reader.subset(cells)
     down = _read_signs(reader, places // columns)
     steps = _read_magnitudes(reader, places.size)
     reader.end()
-    np.negative(steps, out=steps, where=down)
+    steps *= 1 - 2 * down
     return places, steps
 
 
 def _write_signs(writer: RiceWriter, down: Flags, rows: Numbers) -> None:
     """Write the signs of elements (n,) of these rows (n,)."""
-    counts = np.bincount(rows)
-    prevails = 2 * np.bincount(rows[down], minlength=counts.size) > counts
+    ups, downs = np.bincount(2 * rows + down, minlength=2 * int(rows.max()) + 2).reshape(-1, 2).T
+    prevails = downs > ups
     against = np.flatnonzero(down != prevails[rows])
-    told = prevails[counts > 0]
+    told = prevails[ups + downs > 0]
     by_row = cheapest(gaps(against))[1] + told.size < down.size
     writer.number(int(by_row))
     writer.flags(told if by_row else down)

@@ -8,7 +8,16 @@ from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import Rounded, decode, encode_rounded, inspect
 from flserve_app.codec.coders import MOST_WORDS
 from flserve_app.codec.floats import floats_of, moved, nearest_steps, words_of_floats
-from flserve_app.codec.grid import CHUNK_WORDS, CROSSED, DENSE, GRID_DELTA, PATCHED, SPARSE_WORDS, WIDE
+from flserve_app.codec.grid import (
+    CHUNK_WORDS,
+    CROSSED,
+    DENSE,
+    GRID_DELTA,
+    MOST_SPARSE_WORDS,
+    PATCHED,
+    SPARSE_WORDS,
+    WIDE,
+)
 from flserve_app.codec.grouping import Grouping
 from flserve_app.codec.wire import Reader
 from flserve_app.errors import CodecError
@@ -92,11 +101,18 @@ def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
 
 @pytest.mark.parametrize(
     ("row", "scales", "chunk"),
-    [(0, 0, CHUNK_WORDS), (1000, 0, SPARSE_WORDS // 1000 * 1000), (1000, 2000, CHUNK_WORDS // 1000 * 1000)],
+    [
+        (0, 0, CHUNK_WORDS),
+        (1000, 2000, CHUNK_WORDS // 1000 * 1000),
+        (1000, 0, SPARSE_WORDS // 1000 * 1000),
+        (3000, 0, 1024 * 3000),
+        (5000, 0, MOST_SPARSE_WORDS // 5000 * 5000),
+        (1 << 17, 0, MOST_SPARSE_WORDS),
+    ],
 )
 def test_chunks_are_large_where_places_are_told_by_row_and_column_and_nothing_is_sorted(row, scales, chunk):
     dtype, grouping = DTYPES["float32"], Grouping(row=row, scales=bytes(scales))
-    layout = GRID_DELTA.layout(dtype, -6, row=row, words=1000 * 1000, grouping=grouping)
+    layout = GRID_DELTA.layout(dtype, -6, row=row, words=1000 * max(row, 1), grouping=grouping)
     assert layout.chunk_words == chunk
     assert GRID_DELTA.chunk_words(memoryview(layout.side)) == chunk
 

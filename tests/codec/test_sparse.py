@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from numpy.random import RandomState
 
 from flserve_app.codec.crossing import Cells, is_uneven
+from flserve_app.codec.grid import CROSSED, PLAIN
 from flserve_app.codec.sparse import pack_sparse, unpack_sparse
 from flserve_app.errors import CodecError
 from tests.codec.mutations import mutations
@@ -22,7 +23,7 @@ def spotted(seed: int, rows: int, columns: int, share: float):
 @st.composite
 def chunks(draw):
     rows, columns = draw(st.sampled_from([(1, 1), (1, 700), (2, 16), (9, 40), (200, 17), (40, 40)]))
-    places, steps = spotted(draw(st.integers(0, 999)), rows, columns, draw(st.sampled_from([0.005, 0.1, 0.9])))
+    places, steps = spotted(draw(st.integers(0, 999)), rows, columns, draw(st.sampled_from([0.005, 0.1, 0.2])))
     if not places.size:
         places, steps = np.array([rows * columns - 1]), np.array([draw(st.integers(1, (1 << 24) - 1))])
     return places, steps, rows, columns
@@ -78,3 +79,11 @@ def test_damaged_bodies_are_read_or_refused_and_never_out_of_bounds(crossed):
             assert places.max() < 12 * 40
             assert np.abs(steps).max() < 1 << 24
     assert refused > 500
+
+
+@pytest.mark.parametrize("form", [PLAIN, CROSSED])
+def test_a_body_of_more_elements_than_may_move_is_refused(form):
+    places, steps = np.arange(0, 1 << 14), np.full(1 << 14, 1 << 20)
+    body = pack_sparse(places, steps, 128, 128, crossed=form == CROSSED)[0]
+    with pytest.raises(CodecError, match="numbers or more, expected at most"):
+        unpack_sparse(memoryview(body), 128, 128, crossed=form == CROSSED)
