@@ -56,7 +56,7 @@ def unpack_dense(
         Bins().unpack(body, [filled[run] for run in order.runs(RUN)])
         filled = order.unsort(filled)
     for page in _pages(words):
-        places = np.flatnonzero(filled[page]) + page.start
+        places = np.flatnonzero(filled[page] != 0) + page.start
         zigzag = filled[places].astype(np.int64)
         yield places, (zigzag >> 1) ^ -(zigzag & 1)
 

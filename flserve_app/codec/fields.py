@@ -95,7 +95,7 @@ class FieldReader:
         """Return the next fields of one bit (n,)."""
         start = self._advance(count)
         some = np.frombuffer(self._data[start // 8 : -(-(start + count) // 8)], np.uint8)
-        return np.unpackbits(some)[start % 8 :][:count].astype(np.bool_)
+        return np.unpackbits(some)[start % 8 :][:count].view(np.bool_)
 
     def _advance(self, bits: int) -> int:
         """Go on by so many bits; return where they begin."""

@@ -255,7 +255,7 @@ def _ones(data: npt.NDArray[np.uint8], most: int) -> Numbers:
     found, count = [], 0
     # Block by block: all bits at once would take eight times the bytes.
     for start in range(0, data.size, _BLOCK_BYTES):
-        ones = np.flatnonzero(np.unpackbits(data[start : start + _BLOCK_BYTES]))
+        ones = np.flatnonzero(np.unpackbits(data[start : start + _BLOCK_BYTES]).view(np.bool_))
         count += ones.size
         if count > most:
             raise CodecError(f"chunk holds {count} numbers or more, expected at most {most}")
