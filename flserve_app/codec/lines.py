@@ -19,7 +19,7 @@ from flserve_app.codec.rice import Numbers
 BIAS = 64  # of a label
 LABELS = 2 * BIAS
 _SLOW = 32  # rows from which on a batch doubles what was taken
-_FIRST = 32  # of all rows, one in so many makes the first batch
+_FIRST = 128  # of all rows, one in so many makes the first batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

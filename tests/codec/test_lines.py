@@ -22,7 +22,7 @@ def test_rows_are_taken_by_falling_class_in_groups_of_one_class_and_batch(classe
 
 def test_batches_grow():
     groups = Groups.of(np.ones(1024, np.int64))
-    assert groups.size.tolist() == [32, 32, 64, 128, 256, 512]
+    assert groups.size.tolist() == [8, 8, 8, 12, 36, 72, 144, 288, 448]
 
 
 def test_columns_that_had_many_places_come_last():
