@@ -16,36 +16,41 @@ from flserve_app.errors import CodecError
 
 _WORD = 32
 _WORD_BYTES = _WORD // 8
+_BLOCK = 1 << 14
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint32]
+Widths = npt.NDArray[np.uint8]
 Wide = npt.NDArray[np.uint64]
 
 
-def packed(values: Integers, widths: Integers) -> bytes:
+def packed(values: Words, widths: Widths) -> bytes:
     """Return the low bits of values (n,) as fields of so many bits each (n,)."""
-    ends = np.cumsum(widths)
-    total = int(ends[-1]) if ends.size else 0
-    if not total:
-        return b""
-    first = ends - widths
-    # Two shifts, as a field may be empty, and a shift by all 64 bits is slow where there is one.
-    fields = _shifted_left(values.view(np.uint64), 63 - widths) << np.uint64(1)
-    fields = _shifted_right(fields, first & _WORD - 1)
-    word = first >> 5
-    starts = np.flatnonzero(np.concatenate([[True], word[1:] != word[:-1]]))
-    words = np.zeros(int(word[-1]) + 2, np.uint32)
-    words[word[starts]] = np.add.reduceat(fields >> np.uint64(_WORD), starts)
-    words[word[starts] + 1] |= np.add.reduceat(fields & np.uint64((1 << _WORD) - 1), starts).astype(np.uint32)
+    total, bit = int(widths.sum(dtype=np.int64)), 0
+    words = np.zeros(total // _WORD + 2, np.uint32)
+    # Block by block, in a near cache: there are many passes.
+    for start in range(0, values.size, _BLOCK):
+        some = widths[start : start + _BLOCK].astype(np.int64)
+        ends = np.cumsum(some) + bit
+        first = ends - some
+        # Two shifts, as a field may be empty, and a shift by all 64 bits is slow where there is one.
+        fields = _shifted_left(values[start : start + _BLOCK].astype(np.uint64), 63 - some) << np.uint64(1)
+        fields = _shifted_right(fields, first & _WORD - 1)
+        word = first >> 5
+        starts = np.flatnonzero(np.concatenate([[True], word[1:] != word[:-1]]))
+        words[word[starts]] |= np.add.reduceat(fields >> np.uint64(_WORD), starts).astype(np.uint32)
+        words[word[starts] + 1] |= np.add.reduceat(fields & np.uint64((1 << _WORD) - 1), starts).astype(np.uint32)
+        bit = int(ends[-1])
     return words.astype(">u4").tobytes()[: -(-total // 8)]
 
 
-def flags_as_fields(flags: Flags) -> tuple[Integers, Integers]:
+def flags_as_fields(flags: Flags) -> tuple[Words, Widths]:
     """Return flags (n,) as values and widths of fewer fields: the bits are the same as those of n fields of one bit."""
     count = -(-flags.size // _WORD)
     filled = np.zeros(count * _WORD, np.bool_)
     filled[: flags.size] = flags
-    values, widths = np.packbits(filled).view(">u4").astype(np.int64), np.full(count, _WORD)
+    values, widths = np.packbits(filled).view(">u4").astype(np.uint32), np.full(count, _WORD, np.uint8)
     if last := flags.size % _WORD:
         values[-1] >>= _WORD - last
         widths[-1] = last

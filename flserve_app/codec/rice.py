@@ -19,7 +19,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from flserve_app.codec.fields import FieldReader, Flags, flags_as_fields, packed
+from flserve_app.codec.fields import FieldReader, Flags, Widths, Words, flags_as_fields, packed
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.errors import CodecError
 
@@ -28,7 +28,7 @@ _SIZED_BITS = 32
 MOST_SIZED = (1 << _SIZED_BITS) - 1
 _BLOCK_BYTES = 1 << 16
 _CHOICES = 4  # of a parameter: those about the bit length of the mean
-_NONE = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+_NONE = (np.zeros(0, np.uint32), np.zeros(0, np.uint8))
 
 Numbers = npt.NDArray[np.int64]
 
@@ -38,8 +38,8 @@ class RiceWriter:
     """Collects numbers and makes a body of them."""
 
     def __init__(self) -> None:
-        self._quotients: list[Numbers] = []
-        self._fields: list[tuple[Numbers, Numbers]] = []
+        self._quotients: list[npt.NDArray[np.int32]] = []
+        self._fields: list[tuple[Words, Widths]] = []
         self._first = self._second = 0
 
     def number(self, value: int) -> None:
@@ -52,7 +52,8 @@ class RiceWriter:
     def flags(self, flags: Flags) -> None:
         """Write one bit for each of (n,)."""
         if flags.size:
-            self._add(*flags_as_fields(flags), flags.size)
+            self._fields.append(flags_as_fields(flags))
+            self._second += flags.size
 
     def coded(self, values: Numbers, parameters: Numbers) -> None:
         """Write numbers (n,) with a parameter each (n,) that the reader knows."""
@@ -68,7 +69,7 @@ class RiceWriter:
             quotients = values >> chosen
             self._unary(quotients, int(quotients.sum()))
             if chosen:
-                self._add(values, np.full(values.size, chosen), chosen * values.size)
+                self._add(values, np.full(values.size, chosen, np.uint8), chosen * values.size)
 
     def sized(self, values: Numbers) -> None:
         """Write a list of numbers (n,) of 1 to `MOST_SIZED`, whose length the reader knows."""
@@ -88,19 +89,20 @@ class RiceWriter:
 
     def body(self) -> bytes:
         """Return all that was written."""
-        ends = np.cumsum(np.concatenate(self._quotients) + 1)
-        unary = np.zeros(int(ends[-1]), np.uint8)
-        unary[ends - 1] = 1
+        ends = np.cumsum(np.concatenate(self._quotients) + 1, dtype=np.int64) - 1
+        unary = np.zeros(self._first, np.uint8)
+        unary[ends] = 1
         first = np.packbits(unary).tobytes()
         values, widths = (np.concatenate(each) for each in zip(*self._fields, strict=True)) if self._fields else _NONE
         return varint(len(first)) + first + packed(values, widths)
 
     def _unary(self, quotients: Numbers, total: int) -> None:
-        self._quotients.append(quotients)
+        # What is kept is narrow: a writer of many numbers may be dropped for a shorter one.
+        self._quotients.append(quotients.astype(np.int32))
         self._first += total + quotients.size
 
-    def _add(self, values: Numbers, widths: Numbers, total: int) -> None:
-        self._fields.append((values, widths))
+    def _add(self, values: Numbers, widths: Numbers | Widths, total: int) -> None:
+        self._fields.append((values.astype(np.uint32), widths.astype(np.uint8, copy=False)))
         self._second += total
 
 

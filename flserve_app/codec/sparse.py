@@ -10,7 +10,7 @@ A chunk is a matrix of whole rows (the last may be short), or one row. As number
 - magnitudes: `number` 0 and a list of magnitude - 1. Or `number` 1, the subset of those above 1 and a list of
   magnitude - 2 of these.
 
-What is shorter is taken. A chunk that did not move at all has an empty body, one of which more than `MOST_SHARE` (a
+Of each the shorter is taken. A chunk that did not move at all has an empty body, one of which more than `MOST_SHARE` (a
 quarter) moved is not coded so: it would be longer, and the reader bounds its memory by that.
 """
 
