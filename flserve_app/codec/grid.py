@@ -4,7 +4,7 @@ Side bytes: zigzag(exponent), a byte; then a varint `row`, of `MIN_ROW` to `MAX_
 coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
 else nothing. A chunk has `CHUNK_WORDS` (2**18) words, or as many whole rows as fit in them. With rows but no scales, as
 where few words move, what is learned about columns serves more rows: a chunk has 1,024, but as many as fit in
-`SPARSE_WORDS` (2**20) if that is more, or in `MOST_SPARSE_WORDS` (2**22) if that is less. The target is the base with q
+`SPARSE_WORDS` (2**20) if that is more, or in `MOST_SPARSE_WORDS` (2**21) if that is less. The target is the base with q
 steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than
 its chunk. It is a form byte and
 
@@ -42,7 +42,7 @@ from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
 SPARSE_WORDS = 1 << 20
-MOST_SPARSE_WORDS = 1 << 22
+MOST_SPARSE_WORDS = 1 << 21
 _SPARSE_ROWS = 1 << 10
 _BLOCK_WORDS = 1 << 16
 DENSE, WIDE, PLAIN, CROSSED, PATCHED, SORTED = range(6)

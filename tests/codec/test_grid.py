@@ -105,7 +105,7 @@ def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
         (0, 0, CHUNK_WORDS),
         (1000, 2000, CHUNK_WORDS // 1000 * 1000),
         (1000, 0, SPARSE_WORDS // 1000 * 1000),
-        (3000, 0, 1024 * 3000),
+        (1500, 0, 1024 * 1500),
         (5000, 0, MOST_SPARSE_WORDS // 5000 * 5000),
         (1 << 17, 0, MOST_SPARSE_WORDS),
     ],
