@@ -28,7 +28,7 @@ Residual ops. Words and residuals are defined in `words`; side bytes in `groupin
 `sorting`; byte planes and pcodec pages in `coders`; zstd frames in `frames`; chunks in `ops`.
 
 `grid-delta`. Side bytes and the forms of a body are in `grid`; what a step does to a value in `floats`; bodies of few
-changes in `sparse`, their places by row and column in `crossing`, numbers as bits in `rice`.
+changes in `sparse`, their places by row and column in `crossing` and `lines`, numbers as bits in `rice` and `fields`.
 
 A reader trusts nothing. In this order it checks: magic, version, checksum, header; the base's digest; the sizes
 of the structure against the declared size and the caller's bound; that all bodies are in their place and every

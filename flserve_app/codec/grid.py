@@ -2,9 +2,11 @@
 
 Side bytes: the step (`step`); then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
 coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
-else nothing. A chunk has `CHUNK_WORDS` words or as many whole rows as fit in them. The target is the base with q steps
-added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than its
-chunk. It is a form byte and
+else nothing. A chunk has `CHUNK_WORDS` (2**18) words, or as many whole rows as fit in them. With rows but no scales, as
+where few words move, what is learned about columns serves more rows: a chunk has 1,024, but as many as fit in
+`SPARSE_WORDS` (2**20) if that is more, or in `MOST_SPARSE_WORDS` (2**21) if that is less. The target is the base with q
+steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than
+its chunk. It is a form byte and
 
     0  dense    zigzag(q) of all words as u16        `dense`
     1  wide     the same as u32                      `dense`
@@ -33,16 +35,20 @@ from flserve_app.codec.grouping import MAX_ROW, MIN_ROW, Grouping, read_grouping
 from flserve_app.codec.patches import apply_patches, pack_patches
 from flserve_app.codec.rice import Numbers
 from flserve_app.codec.sorting import LabelOrder, Labels
-from flserve_app.codec.sparse import pack_sparse, unpack_sparse
+from flserve_app.codec.sparse import MOST_SHARE, pack_sparse, unpack_sparse
 from flserve_app.codec.step import read_step, step_bytes
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.codec.words import Words
 from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
+SPARSE_WORDS = 1 << 20
+MOST_SPARSE_WORDS = 1 << 21
+_SPARSE_ROWS = 1 << 10
+_BLOCK_WORDS = 1 << 16
 DENSE, WIDE, PLAIN, CROSSED, PATCHED, SORTED = range(6)
-# Shares of a chunk's words: above the first no sparse form is tried, below the second no dense one.
-_SPARSE_BELOW = 0.25
+# Shares of a chunk's words: above the first no sparse form is allowed, below the second no dense one is tried.
+_SPARSE_BELOW = MOST_SHARE
 _DENSE_ABOVE = 0.08
 
 
@@ -63,7 +69,8 @@ class GridOp:
 
     def chunk_words(self, side: memoryview) -> int:
         """Return how many words a chunk has."""
-        return _chunk_words(_read_row(read_step(side)[1])[0])
+        row, scales = _read_row(read_step(side)[1])
+        return _chunk_words(row, scaled=bool(scales))
 
     def open(self, side: memoryview, dtype: DType, words: int) -> GridSteps:
         """Return the layout of a tensor of so many words."""
@@ -121,23 +128,23 @@ class GridSteps:
     @property
     def chunk_words(self) -> int:
         """Words a chunk; the last may have fewer."""
-        return _chunk_words(self.row)
+        return _chunk_words(self.row, scaled=bool(self.grouping.scales))
 
     def pack(self, target: Words, base: Words | None, span: slice) -> bytes:
         """Return the body of the words in the span, or the words themselves where no steps lead near them."""
         new, old = target[span], _based(base)[span]
-        changed = np.flatnonzero(new != old)
+        changed, some, wanted = _changes(new, old)
         if not changed.size:
             return b""
-        some, wanted = old[changed], new[changed]
         counts = nearest_steps(some, wanted, self.step, self.dtype)
         if counts is None:
             return new.tobytes()
-        moving = np.flatnonzero(counts)
-        places, steps = changed[moving], counts[moving]
-        reached = moved(some[moving], steps, self.step, self.dtype)
-        stepped = min(self._forms(places, steps, span), key=len) if moving.size else b""
-        if moving.size == changed.size and np.array_equal(reached, wanted):
+        places, steps, whole = changed, counts, bool(counts.all())
+        if not whole:
+            places, steps, some = (each[counts != 0] for each in (changed, counts, some))
+        reached = moved(some, steps, self.step, self.dtype)
+        stepped = min(self._forms(places, steps, span), key=len) if places.size else b""
+        if whole and np.array_equal(reached, wanted):
             return stepped
         patches = pack_patches(new, _with(old, places, reached), places, changed[counts == 0], self.dtype)
         if patches is None:
@@ -158,22 +165,24 @@ class GridSteps:
         reader = Reader(body[1:], "patched chunk")
         stepped = reader.take(reader.varint())
         places = self._move(stepped, span, out) if stepped else np.zeros(0, np.int64)
-        apply_patches(reader.take(reader.left), places, self.dtype, out)
+        apply_patches(reader.take(reader.left), np.sort(places), self.dtype, out)
 
     def _move(self, body: memoryview, span: slice, out: Words) -> Numbers:
-        """Move the base's words as a body of steps says; return which (n,)."""
+        """Move the base's words as a body of steps says; return which (n,), in any order."""
         form, rest = body[0], body[1:]
         order = self._order(span) if form == SORTED else None
         if form in (PLAIN, CROSSED) and (self.row or form == PLAIN):
-            rows, columns = self._shape(out.size)
-            places, steps = unpack_sparse(rest, rows, columns, crossed=form == CROSSED)
+            parts = iter([unpack_sparse(rest, *self._shape(out.size), crossed=form == CROSSED)])
         elif form in (DENSE, WIDE) or order is not None:
-            places, steps = unpack_dense(rest, out.size, order, wide=form == WIDE)
+            parts = unpack_dense(rest, out.size, order, wide=form == WIDE)
         else:
             raise CodecError(f"chunk has the form {form}, which its tensor does not allow")
-        if places.size:
-            out[places] = moved(out[places], steps, self.step, self.dtype)
-        return places
+        found = []
+        for places, steps in parts:
+            if places.size:
+                out[places] = moved(out[places], steps, self.step, self.dtype)
+            found.append(places)
+        return np.concatenate(found)
 
     def _forms(self, places: Numbers, steps: Steps, span: slice) -> Iterator[bytes]:
         words = span.stop - span.start
@@ -193,6 +202,18 @@ class GridSteps:
         return (words // self.row, self.row) if self.row else (1, words)
 
 
+def _changes(new: Words, old: Words) -> tuple[Numbers, Words, Words]:
+    """Return where words (m,) differ (n,), and what the old and the new ones are there."""
+    found = []
+    # Block by block: from a near cache the words are read twice in little more time than once.
+    for start in range(0, new.size, _BLOCK_WORDS):
+        some, others = old[start : start + _BLOCK_WORDS], new[start : start + _BLOCK_WORDS]
+        places = np.flatnonzero(some != others)
+        found.append((places + start, some[places], others[places]))
+    places, some, others = (np.concatenate(each) for each in zip(*found, strict=True))
+    return places, some, others
+
+
 def _with(words: Words, places: Numbers, others: Words) -> Words:
     changed = words.copy()
     changed[places] = others
@@ -205,8 +226,11 @@ def _based(base: Words | None) -> Words:
     return base
 
 
-def _chunk_words(row: int) -> int:
-    return CHUNK_WORDS // row * row if row else CHUNK_WORDS
+def _chunk_words(row: int, *, scaled: bool) -> int:
+    if not row:
+        return CHUNK_WORDS
+    words = CHUNK_WORDS if scaled else min(max(SPARSE_WORDS, _SPARSE_ROWS * row), MOST_SPARSE_WORDS)
+    return words // row * row
 
 
 def _read_row(side: memoryview) -> tuple[int, memoryview]:

@@ -12,7 +12,7 @@
 
 Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; runs have
 at least `LABEL_RUN` (8,192) words. Planes are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144)
-words or, with scales or rows in its side bytes, as many whole rows as fit in them.
+words or, with scales or rows in its side bytes, as many whole rows as fit in them; more in `grid`, where few move.
 
 Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its

@@ -8,26 +8,29 @@ bits but the highest. A body is
 
     size varint of the first string, the first string, the second string
 
-so that the quotients of all lists are found in one pass. A list has its parameter, a `number`, before it, if it has
-any values.
+so that the quotients of all lists are found in one pass; the low bits are `fields`. A list has its parameter, a
+`number`, before it, if it has any values.
 """
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
+from flserve_app.codec.fields import FieldReader, Flags, Widths, Words, flags_as_fields, packed
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.errors import CodecError
 
 MOST_PARAMETER = 24
-_WORD_BITS = 32
-MOST_SIZED = (1 << _WORD_BITS) - 1
+_SIZED_BITS = 32
+MOST_SIZED = (1 << _SIZED_BITS) - 1
+_BLOCK_BYTES = 1 << 16
+_CHOICES = 4  # of a parameter: those about the bit length of the mean
+_NONE = (np.zeros(0, np.uint32), np.zeros(0, np.uint8))
 
 Numbers = npt.NDArray[np.int64]
-Bits = npt.NDArray[np.uint8]
 
 
 @final
@@ -35,40 +38,44 @@ class RiceWriter:
     """Collects numbers and makes a body of them."""
 
     def __init__(self) -> None:
-        self._quotients: list[Numbers] = []
-        self._bits: list[Bits] = []
+        self._quotients: list[npt.NDArray[np.int32]] = []
+        self._fields: list[tuple[Words, Widths]] = []
+        self._first = self._second = 0
 
     def number(self, value: int) -> None:
         """Write a number >= 0."""
         length = value.bit_length()
-        self._quotients.append(np.array([length]))
-        self.fixed(np.array([value]), max(0, length - 1))
+        self._unary(np.array([length]), length)
+        if length > 1:
+            self._add(np.array([value]), np.array([length - 1]), length - 1)
 
-    def fixed(self, values: npt.NDArray[Any], width: int) -> None:
-        """Write the `width` low bits of values (n,)."""
-        if width:
-            self._bits.append(_bits_of(values)[:, -width:].reshape(-1))
+    def flags(self, flags: Flags) -> None:
+        """Write one bit for each of (n,)."""
+        if flags.size:
+            self._fields.append(flags_as_fields(flags))
+            self._second += flags.size
 
-    def coded(self, values: Numbers, parameters: int | Numbers) -> None:
-        """Write numbers (n,) with a parameter, or one each (n,), that the reader knows."""
-        self._quotients.append(values >> parameters)
-        if isinstance(parameters, int):
-            self.fixed(values, parameters)
-        else:
-            self._bits.append(_bits_of(values)[_last(parameters)])
+    def coded(self, values: Numbers, parameters: Numbers) -> None:
+        """Write numbers (n,) with a parameter each (n,) that the reader knows."""
+        quotients = values >> parameters
+        self._unary(quotients, int(quotients.sum()))
+        self._add(values, parameters, int(parameters.sum()))
 
-    def listed(self, values: Numbers) -> None:
-        """Write a list of numbers (n,), whose length the reader knows, and its parameter."""
+    def listed(self, values: Numbers, parameter: int | None = None) -> None:
+        """Write a list of numbers (n,), whose length the reader knows, and its parameter: the best if none is given."""
         if values.size:
-            parameter = best_parameter(values)
-            self.number(parameter)
-            self.coded(values, parameter)
+            chosen = best_parameter(values) if parameter is None else parameter
+            self.number(chosen)
+            quotients = values >> chosen
+            self._unary(quotients, int(quotients.sum()))
+            if chosen:
+                self._add(values, np.full(values.size, chosen, np.uint8), chosen * values.size)
 
     def sized(self, values: Numbers) -> None:
         """Write a list of numbers (n,) of 1 to `MOST_SIZED`, whose length the reader knows."""
         lengths = np.frexp(values)[1].astype(np.int64)
         self.listed(lengths - 1)
-        self._bits.append(_bits_of(values)[_last(lengths - 1)])
+        self._add(values, lengths - 1, int(lengths.sum()) - lengths.size)
 
     def subset(self, places: Numbers, count: int) -> None:
         """Write which of `count` places are in a set, as gaps between ascending places (n,)."""
@@ -77,17 +84,26 @@ class RiceWriter:
 
     def size(self) -> int:
         """Return how many bytes `body` has."""
-        first, second = sum(int(each.sum()) + each.size for each in self._quotients), sum(map(len, self._bits))
-        return len(varint(-(-first // 8))) + -(-first // 8) + -(-second // 8)
+        first = -(-self._first // 8)
+        return len(varint(first)) + first + -(-self._second // 8)
 
     def body(self) -> bytes:
         """Return all that was written."""
-        ends = np.cumsum(np.concatenate(self._quotients) + 1)
-        unary = np.zeros(int(ends[-1]), np.uint8)
-        unary[ends - 1] = 1
+        ends = np.cumsum(np.concatenate(self._quotients) + 1, dtype=np.int64) - 1
+        unary = np.zeros(self._first, np.uint8)
+        unary[ends] = 1
         first = np.packbits(unary).tobytes()
-        second = np.packbits(np.concatenate(self._bits)).tobytes() if self._bits else b""
-        return varint(len(first)) + first + second
+        values, widths = (np.concatenate(each) for each in zip(*self._fields, strict=True)) if self._fields else _NONE
+        return varint(len(first)) + first + packed(values, widths)
+
+    def _unary(self, quotients: Numbers, total: int) -> None:
+        # What is kept is narrow: a writer of many numbers may be dropped for a shorter one.
+        self._quotients.append(quotients.astype(np.int32))
+        self._first += total + quotients.size
+
+    def _add(self, values: Numbers, widths: Numbers | Widths, total: int) -> None:
+        self._fields.append((values.astype(np.uint32), widths.astype(np.uint8, copy=False)))
+        self._second += total
 
 
 @final
@@ -104,22 +120,20 @@ class RiceReader:
 
     def __init__(self, body: memoryview, most: int) -> None:
         reader = Reader(body, "list")
-        unary = np.unpackbits(np.frombuffer(reader.take(reader.varint()), np.uint8))
-        found = int(np.count_nonzero(unary))
-        if not 0 < found <= most:
-            raise CodecError(f"chunk holds {found} numbers, expected 1 to {most}")
-        self._ends = np.flatnonzero(unary)
-        if unary.size - int(self._ends[-1]) > 8:
+        unary = np.frombuffer(reader.take(reader.varint()), np.uint8)
+        self._ends = _ones(unary, most)
+        if 8 * unary.size - int(self._ends[-1]) > 8:
             raise CodecError("chunk has a byte of quotients too many")
-        self._bits = np.unpackbits(np.frombuffer(reader.take(reader.left), np.uint8))
-        self._next = self._bit = 0
+        self._fields = FieldReader(reader.take(reader.left))
+        self._next = 0
 
     def number(self) -> int:
         """Return the next single number."""
-        length = int(self._take(1)[0])
+        first, self._next = self._next, self._after(1)
+        length = int(self._ends[first]) - (int(self._ends[first - 1]) if first else -1) - 1
         if length > MOST_PARAMETER:
             raise CodecError(f"chunk has a number of {length} bits, at most {MOST_PARAMETER} are allowed")
-        return (1 << length - 1) + int(self.fixed(1, length - 1)[0]) if length else 0
+        return (1 << length - 1) + self._fields.one(length - 1) if length else 0
 
     def flag(self) -> bool:
         """Return the next single number, which is 0 or 1."""
@@ -128,28 +142,20 @@ class RiceReader:
             raise CodecError(f"chunk has a choice of {number}, expected 0 or 1")
         return number == 1
 
-    def fixed(self, count: int, width: int) -> Numbers:
-        """Return `count` numbers of `width` bits each."""
-        stop = self._bit + count * width
-        if stop > self._bits.size:
-            raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
-        bits = self._bits[self._bit : stop].reshape(count, width)
-        self._bit = stop
-        filled = np.zeros((count, _WORD_BITS), np.uint8)
-        filled[:, _WORD_BITS - width :] = bits
-        return _values_of(filled)
+    def flags(self, count: int) -> Flags:
+        """Return the next `count` bits."""
+        return self._fields.flags(count)
 
     def coded(self, parameters: Numbers) -> Numbers:
         """Return numbers (n,) with these parameters (n,)."""
         if parameters.size and not 0 <= int(parameters.min()) <= int(parameters.max()) <= MOST_PARAMETER:
             raise CodecError(f"chunk has parameters from {parameters.min()} to {parameters.max()}")
-        high = self._take(parameters.size) << parameters
-        return high | self._low(parameters)
+        return self._take(parameters.size) << parameters | self._fields.take(parameters)
 
     def sized(self, count: int) -> Numbers:
         """Return `count` numbers, each of 1 to `MOST_SIZED`."""
-        widths = self.listed(count, _WORD_BITS)
-        return np.int64(1) << widths | self._low(widths)
+        widths = self.listed(count, _SIZED_BITS)
+        return np.int64(1) << widths | self._fields.take(widths)
 
     def listed(self, count: int, below: int) -> Numbers:
         """Return a list of `count` numbers, each less than `below`."""
@@ -159,7 +165,10 @@ class RiceReader:
         if parameter > MOST_PARAMETER:
             raise CodecError(f"chunk has the parameter {parameter}, at most {MOST_PARAMETER} is allowed")
         # The quotients first: they are there, or nothing is allocated for so many.
-        return bounded(self._take(count) << parameter | self.fixed(count, parameter), below)
+        values = self._take(count)
+        if parameter:
+            values = values << parameter | self._fields.take(np.full(count, parameter))
+        return bounded(values, below)
 
     def subset(self, count: int) -> Numbers:
         """Return ascending places, each less than `count`."""
@@ -168,32 +177,25 @@ class RiceReader:
 
     def end(self) -> None:
         """Check that all is read, and that nothing but zeros fills up the last byte."""
-        left = self._bits[self._bit :]
-        if self._next != self._ends.size or left.size > 7 or left.any():
-            raise CodecError(f"chunk has {self._ends.size - self._next} numbers and {left.size} bits too many")
-
-    def _low(self, widths: Numbers) -> Numbers:
-        """Return the next numbers (n,) of so many bits each (n,)."""
-        stop = self._bit + int(widths.sum())
-        if stop > self._bits.size:
-            raise CodecError(f"chunk ends at bit {self._bits.size}, expected {stop}")
-        filled = np.zeros((widths.size, _WORD_BITS), np.uint8)
-        filled[_last(widths)] = self._bits[self._bit : stop]
-        self._bit = stop
-        return _values_of(filled)
+        numbers, bits = self._ends.size - self._next, self._fields.left
+        if numbers or bits > 7 or self._fields.one(bits):
+            raise CodecError(f"chunk has {numbers} numbers and {bits} bits too many")
 
     def _take(self, count: int) -> Numbers:
-        ends = self._ends[max(0, self._next - 1) : self._next + count]
+        first, self._next = self._next, self._after(count)
+        return gaps(self._ends[first : self._next] - (int(self._ends[first - 1]) + 1 if first else 0))
+
+    def _after(self, count: int) -> int:
         if self._next + count > self._ends.size:
             raise CodecError(f"chunk holds {self._ends.size} numbers, expected {self._next + count}")
-        quotients: Numbers = np.diff(ends, prepend=-1)[:count] if self._next == 0 else np.diff(ends)
-        self._next += count
-        return quotients - 1
+        return self._next + count
 
 
 def gaps(ascending: Numbers) -> Numbers:
     """Return how many places are left out before each of ascending ones (n,)."""
-    return np.diff(ascending, prepend=-1) - 1
+    left_out = ascending.copy()
+    left_out[1:] -= ascending[:-1] + 1
+    return left_out
 
 
 def places(left_out: Numbers, count: int) -> Numbers:
@@ -220,41 +222,46 @@ def bounded(values: Numbers, below: int) -> Numbers:
     return values
 
 
+def cheapest(values: Numbers) -> tuple[int, int]:
+    """Return the parameter with which numbers (n,) take the fewest bits, and how many that are, besides itself."""
+    if not values.size:
+        return 0, 0
+    least = min(max(0, (int(values.sum()) // values.size).bit_length() - 2), MOST_PARAMETER)
+    found, shifted = [], values >> least
+    for parameter in range(least, min(least + _CHOICES, MOST_PARAMETER + 1)):
+        found.append((int(shifted.sum()) + (parameter + 1) * values.size, parameter))
+        shifted >>= 1
+    bits, parameter = min(found)
+    return parameter, bits
+
+
 def best_parameter(values: Numbers) -> int:
     """Return the parameter with which numbers (n,), n > 0, take the fewest bits."""
-    guess = (int(values.sum()) // values.size).bit_length()
-    choices = range(max(0, guess - 2), min(guess + 1, MOST_PARAMETER) + 1)
-    return min(choices, key=lambda parameter: _coded_bits(values, parameter))
-
-
-def listed_bits(values: Numbers) -> int:
-    """Return how many bits a list of numbers (n,) takes, besides its parameter."""
-    return _coded_bits(values, best_parameter(values)) if values.size else 0
+    return cheapest(values)[0]
 
 
 def best_parameters(values: Numbers, starts: Numbers) -> Numbers:
     """Return the parameters (m,) of m lists that stand one after another in numbers (n,), each n > 0."""
     sizes = np.diff(starts, append=values.size)
-    guesses = np.frexp(np.add.reduceat(values, starts) // sizes)[1]
-    choices = np.clip(np.arange(-2, 2)[:, None] + guesses, 0, MOST_PARAMETER)
-    bits = [np.add.reduceat(values >> np.repeat(each, sizes), starts) + each * sizes for each in choices]
-    best: Numbers = np.take_along_axis(choices, np.argmin(bits, axis=0)[None], axis=0)[0].astype(np.int64)
+    least = np.maximum(np.frexp(np.add.reduceat(values, starts) // sizes)[1] - 2, 0).astype(np.int64)
+    shifted, bits = values >> np.repeat(least, sizes), np.empty((_CHOICES, sizes.size), np.int64)
+    for more in range(_CHOICES):
+        bits[more] = np.add.reduceat(shifted, starts) + more * sizes
+        shifted >>= 1
+    best: Numbers = np.minimum(least + np.argmin(bits, axis=0), MOST_PARAMETER)
     return best
 
 
-def _bits_of(values: npt.NDArray[Any]) -> Bits:
-    """Return the bits of values (n,) below 2**32, the highest first (n, 32)."""
-    return np.unpackbits(values.astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
-
-
-def _values_of(bits: Bits) -> Numbers:
-    return np.packbits(bits, axis=1).view(">u4").reshape(-1).astype(np.int64)
-
-
-def _last(widths: Numbers) -> npt.NDArray[np.bool_]:
-    """Return which of 32 bits are the last `width` ones, for each width (n, 32)."""
-    return np.arange(_WORD_BITS) >= _WORD_BITS - widths[:, None]
-
-
-def _coded_bits(values: Numbers, parameter: int) -> int:
-    return int((values >> parameter).sum()) + (parameter + 1) * values.size
+def _ones(data: npt.NDArray[np.uint8], most: int) -> Numbers:
+    """Return which bits are set, at least one and at most so many."""
+    found, count = [], 0
+    # Block by block: all bits at once would take eight times the bytes.
+    for start in range(0, data.size, _BLOCK_BYTES):
+        ones = np.flatnonzero(np.unpackbits(data[start : start + _BLOCK_BYTES]).view(np.bool_))
+        count += ones.size
+        if count > most:
+            raise CodecError(f"chunk holds {count} numbers or more, expected at most {most}")
+        found.append(ones + 8 * start if start else ones)
+    if not count:
+        raise CodecError("chunk holds no numbers, expected at least 1")
+    return np.concatenate(found) if len(found) > 1 else found[0]

@@ -2,25 +2,29 @@
 
 A chunk is a matrix of whole rows (the last may be short), or one row. As numbers (`rice`), in order:
 
-- the places, ascending: as a subset of all of them (`plain`), or by row and column (`crossing`);
+- the places: ascending, as a subset of all of them (`plain`), or by row and column (`crossing`); all else comes in the
+  order in which they are told;
 - signs: `number` 0 and a bit an element, 1 for down. Or `number` 1, the sign that prevails in each row that has
-  places (a bit), and the subset of the elements that go against it: inputs of one sign, as behind a ReLU,
-  make the changes of a row agree;
+  places (a bit, rows ascending), and the subset of the elements that go against it: inputs of one sign, as behind a
+  ReLU, make the changes of a row agree;
 - magnitudes: `number` 0 and a list of magnitude - 1. Or `number` 1, the subset of those above 1 and a list of
   magnitude - 2 of these.
 
-What is shorter is taken. A chunk that did not move at all has an empty body.
+Of each the shorter is taken. A chunk that did not move at all has an empty body, one of which more than `MOST_SHARE` (a
+quarter) moved is not coded so: it would be longer, and the reader bounds its memory by that.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from flserve_app.codec.crossing import is_uneven, read_crossing, write_crossing
+from flserve_app.codec.crossing import Cells, is_uneven, read_crossing, write_crossing
+from flserve_app.codec.fields import Flags
 from flserve_app.codec.floats import Steps
-from flserve_app.codec.rice import Numbers, RiceReader, RiceWriter, gaps, listed_bits
+from flserve_app.codec.rice import Numbers, RiceReader, RiceWriter, cheapest, gaps
 from flserve_app.codec.step import MOST_STEPS
 
+MOST_SHARE = 0.25
 _SPARE_NUMBERS = 1 << 10
 
 
@@ -30,79 +34,81 @@ def pack_sparse(
     """Return the body of steps at places, and whether it has the places by row and column.
 
     Args:
-        places: Ascending (n,), n > 0.
+        places: Ascending (n,), n > 0; at most `MOST_SHARE` of the matrix.
         steps: Steps (n,), none of them 0.
         rows: Of the matrix.
         columns: Likewise.
         crossed: Whether to tell the places by row and column; None to do what is shorter.
     """
-    written = RiceWriter()
+    written, cells = RiceWriter(), Cells.at(places, rows, columns)
+    told = cells.row
     if not crossed:
         written.subset(places, rows * columns)
-    if crossed or (crossed is None and rows > 1 and is_uneven(places, rows, columns)):
+    if crossed or (crossed is None and rows > 1 and is_uneven(cells)):
         by_row = RiceWriter()
-        write_crossing(by_row, places, rows, columns)
+        order = write_crossing(by_row, cells)
         crossed = bool(crossed) or by_row.size() < written.size()
-        written = by_row if crossed else written
-    _write_signs(written, steps < 0, places // columns)
+        if crossed:
+            written, told, steps = by_row, cells.row[order], steps[order]
+    _write_signs(written, steps < 0, told)
     _write_magnitudes(written, np.abs(steps))
     return written.body(), bool(crossed)
 
 
 def unpack_sparse(body: memoryview, rows: int, columns: int, *, crossed: bool) -> tuple[Numbers, Steps]:
-    """Return ascending places (n,), all less than rows * columns, and steps (n,).
+    """Return places (n,), all different and less than rows * columns, ascending if not crossed, and steps (n,).
 
     Raises:
         CodecError: If the body is not as the format says.
     """
     cells = rows * columns
-    reader = RiceReader(body, 5 * cells + _SPARE_NUMBERS)
+    # A number a row, and at most four an element.
+    reader = RiceReader(body, rows + int(4 * MOST_SHARE * cells) + _SPARE_NUMBERS)
     places = read_crossing(reader, rows, columns) if crossed else reader.subset(cells)
     down = _read_signs(reader, places // columns)
     steps = _read_magnitudes(reader, places.size)
     reader.end()
-    np.negative(steps, out=steps, where=down)
+    steps *= 1 - 2 * down
     return places, steps
 
 
-def _write_signs(writer: RiceWriter, down: np.ndarray, rows: Numbers) -> None:
+def _write_signs(writer: RiceWriter, down: Flags, rows: Numbers) -> None:
     """Write the signs of elements (n,) of these rows (n,)."""
-    live = _live(rows)
-    ups = np.bincount(live, weights=~down)
-    prevails = 2 * ups < np.bincount(live)
-    against = np.flatnonzero(down != prevails[live])
-    by_row = listed_bits(gaps(against)) + prevails.size < down.size
+    ups, downs = np.bincount(2 * rows + down, minlength=2 * int(rows.max()) + 2).reshape(-1, 2).T
+    prevails = downs > ups
+    against = np.flatnonzero(down != prevails[rows])
+    told = prevails[ups + downs > 0]
+    by_row = cheapest(gaps(against))[1] + told.size < down.size
     writer.number(int(by_row))
-    writer.fixed(prevails if by_row else down, 1)
+    writer.flags(told if by_row else down)
     if by_row:
         writer.subset(against, down.size)
 
 
-def _read_signs(reader: RiceReader, rows: Numbers) -> np.ndarray:
+def _read_signs(reader: RiceReader, rows: Numbers) -> Flags:
     if not reader.flag():
-        return reader.fixed(rows.size, 1).astype(bool)
-    live = _live(rows)
-    down: np.ndarray = reader.fixed(int(live[-1]) + 1 if live.size else 0, 1).astype(bool)[live]
+        return reader.flags(rows.size)
+    live = np.bincount(rows) > 0
+    prevails = np.zeros(live.size, np.bool_)
+    prevails[live] = reader.flags(int(np.count_nonzero(live)))
+    down: Flags = prevails[rows]
     against = reader.subset(rows.size)
     down[against] = ~down[against]
     return down
 
 
-def _live(rows: Numbers) -> Numbers:
-    """Return ascending rows (n,) numbered anew, without those that are missing."""
-    fresh = np.diff(rows, prepend=rows[:1]) != 0
-    return np.cumsum(fresh)
-
-
 def _write_magnitudes(writer: RiceWriter, magnitudes: Numbers) -> None:
     above = np.flatnonzero(magnitudes > 1)
-    apart = listed_bits(gaps(above)) + listed_bits(magnitudes[above] - 2) < listed_bits(magnitudes - 1)
+    left_out, rest, whole = gaps(above), magnitudes[above] - 2, magnitudes - 1
+    costs = cheapest(left_out), cheapest(rest), cheapest(whole)
+    apart = costs[0][1] + costs[1][1] < costs[2][1]
     writer.number(int(apart))
-    if not apart:
-        writer.listed(magnitudes - 1)
-        return
-    writer.subset(above, magnitudes.size)
-    writer.listed(magnitudes[above] - 2)
+    if apart:
+        writer.number(above.size)
+        writer.listed(left_out, costs[0][0])
+        writer.listed(rest, costs[1][0])
+    else:
+        writer.listed(whole, costs[2][0])
 
 
 def _read_magnitudes(reader: RiceReader, count: int) -> Numbers:

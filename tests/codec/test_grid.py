@@ -8,8 +8,20 @@ from numpy.random import RandomState
 
 from flserve_app.artifact import DTYPES, Artifact
 from flserve_app.codec import Rounded, decode, encode_rounded, inspect
+from flserve_app.codec.coders import MOST_WORDS
 from flserve_app.codec.floats import floats_of, moved, nearest_steps, words_of_floats
-from flserve_app.codec.grid import CHUNK_WORDS, GRID_DELTA
+from flserve_app.codec.grid import (
+    CHUNK_WORDS,
+    CROSSED,
+    DENSE,
+    GRID_DELTA,
+    MOST_SPARSE_WORDS,
+    PATCHED,
+    SPARSE_WORDS,
+    WIDE,
+)
+from flserve_app.codec.grouping import Grouping
+from flserve_app.codec.wire import Reader
 from flserve_app.errors import CodecError
 from tests.codec.examples import bits
 
@@ -82,15 +94,46 @@ def test_what_is_off_the_grid_is_near_a_step_or_out_of_reach():
 
 
 def test_a_tensor_of_many_chunks_that_moved_in_a_few_places():
-    old = RandomState(0).normal(0, 0.1, (520, 1024)).astype("f4")
+    old = RandomState(0).normal(0, 0.1, (2100, 1024)).astype("f4")
     new = old.copy()
     new[3, 5] += 2.0**-6
-    new[519, 1000:1010] -= 2.0**-6
+    new[2099, 1000:1010] -= 2.0**-6
     base, target = Artifact({"w": old}), Artifact({"w": new})
     payload = encode_rounded(Rounded(artifact=target, steps={"w": 2.0**-6}), base)
     assert decode(payload, base) == target
     assert len(payload) < 150
     assert [tensor.op for tensor in inspect(payload).tensors] == ["grid-delta"]
+
+
+@pytest.mark.parametrize(
+    ("row", "scales", "chunk"),
+    [
+        (0, 0, CHUNK_WORDS),
+        (1000, 2000, CHUNK_WORDS // 1000 * 1000),
+        (1000, 0, SPARSE_WORDS // 1000 * 1000),
+        (1500, 0, 1024 * 1500),
+        (5000, 0, MOST_SPARSE_WORDS // 5000 * 5000),
+        (1 << 17, 0, MOST_SPARSE_WORDS),
+    ],
+)
+def test_chunks_are_large_where_places_are_told_by_row_and_column_and_nothing_is_sorted(row, scales, chunk):
+    dtype, grouping = DTYPES["float32"], Grouping(row=row, scales=bytes(scales))
+    layout = GRID_DELTA.layout(dtype, 2.0**-6, row=row, words=1000 * max(row, 1), grouping=grouping)
+    assert layout.chunk_words == chunk
+    assert GRID_DELTA.chunk_words(memoryview(layout.side)) == chunk
+
+
+@pytest.mark.parametrize(("far", "form"), [(40, DENSE), (1 << 17, WIDE)])
+def test_a_large_chunk_that_moved_nearly_everywhere_is_paged(far, form):
+    dtype, size = DTYPES["float32"], MOST_WORDS + 16
+    base = np.zeros(size, "<u4")
+    steps = RandomState(5).randint(1, far, size)
+    target = moved(base, steps, 2.0**-6, dtype)
+    layout, out = GRID_DELTA.layout(dtype, 2.0**-6, row=16, words=size), np.empty_like(base)
+    body = layout.pack(target, base, slice(0, size))
+    assert body[0] == form
+    layout.unpack(memoryview(body), base, slice(0, size), out)
+    assert np.array_equal(out, target)
 
 
 def test_a_tensor_whose_rows_move_by_different_scales_is_sorted():
@@ -105,6 +148,22 @@ def test_a_tensor_whose_rows_move_by_different_scales_is_sorted():
     counts = np.unique(steps, return_counts=True)[1]
     entropy = -(counts * np.log2(counts / steps.size)).sum() / 8
     assert len(payload) < 0.85 * entropy
+
+
+def test_values_off_the_grid_are_patched_where_places_are_told_by_row_and_column():
+    dtype, random = DTYPES["float32"], RandomState(3)
+    often = (np.arange(64) % 6 == 0)[:, None] & (np.arange(256) % 5 == 0)
+    steps = (often & (random.randint(0, 8, often.shape) > 0)).reshape(-1).astype(np.int64)
+    base = random.normal(0, 0.1, steps.size).astype("f4").view("<u4")
+    target = base.copy()
+    target[steps > 0] = moved(base[steps > 0], steps[steps > 0], 2.0**-6, dtype)
+    target[::3] += random.randint(0, 9, target[::3].size).astype("<u4")
+    layout, out = GRID_DELTA.layout(dtype, 2.0**-6, row=256, words=base.size), np.empty_like(base)
+    body = layout.pack(target, base, slice(0, base.size))
+    reader = Reader(memoryview(body)[1:])
+    assert (body[0], reader.take(reader.varint())[0]) == (PATCHED, CROSSED)
+    layout.unpack(memoryview(body), base, slice(0, base.size), out)
+    assert np.array_equal(out, target)
 
 
 def test_a_value_off_the_grid_is_patched():
@@ -153,7 +212,7 @@ def test_bad_side_bytes_are_refused(side, dtype, message):
         (b"\x06\0", "form 6"),
         (b"\x04\x02\x04\0", "form 4"),
         (b"\x04\x09\x02", "patched chunk ends"),
-        (b"\x04\0\0", "holds 0 numbers"),
+        (b"\x04\0\0", "holds no numbers"),
         (b"\x03\0", "form 3"),
         (b"\x05\0", "form 5"),
         (b"\x00\0", "pcodec"),
