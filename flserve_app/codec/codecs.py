@@ -37,6 +37,7 @@ _SMALL_WORDS = 1 << 16
 _SAMPLES = 4
 _SCALE_SAMPLES = 128
 _STEP_SAMPLES = 64
+_LEAST_SPREAD = 0.2  # octaves
 _SORTED_ABOVE = 0.12  # share of the words that move: below it, places by row and column say the same in less
 _CLEAR = 0.7
 _SAMPLE_WORDS = 1 << 11
@@ -113,14 +114,17 @@ def on_grids(codec: Codec, steps: Mapping[str, float]) -> Codec:
 
 
 def _stepped(pair: Pair, step: float) -> Sequence[Layout]:
-    """Return the layout on a grid; with scales where much moves, and both ways for a small tensor."""
+    """Return the layout on a grid; with scales where much moves, and both ways for a small tensor.
+
+    Where much moves, and everywhere alike, rows and columns tell nothing.
+    """
     plain = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=pair.target.size)
     if _moving(pair) < _SORTED_ABOVE:
         return [plain]
-    scales = scaled_grouping(pair.target, pair.base, pair.dtype, pair.row, _STEP_SAMPLES)
-    if scales is None:
-        return [plain]
+    scales = scaled_grouping(pair.target, pair.base, pair.dtype, pair.row, _STEP_SAMPLES, least_spread=_LEAST_SPREAD)
     words = pair.target.size
+    if scales is None:
+        return [GRID_DELTA.layout(pair.dtype, step, row=0, words=words)]
     scaled = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=words, grouping=scales)
     return [scaled] if words > _SMALL_WORDS else [scaled, plain]
 

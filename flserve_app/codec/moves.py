@@ -19,8 +19,9 @@ from flserve_app.codec.dither import drawn
 from flserve_app.codec.floats import Floats, floats_of, moved
 from flserve_app.codec.words import Words, words_of
 
-# Of float32 or float64: larger arrays than this come fresh from the system each time, which takes longer than the work.
-_BLOCK_BYTES = 1 << 17
+# Of float32 or float64: smaller ones make threads wait for each other's turns in the interpreter, more often than they
+# spare the far caches.
+_BLOCK_BYTES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

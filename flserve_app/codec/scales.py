@@ -22,7 +22,9 @@ _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
 _MIN_WORDS_PER_SCALE = 8
 
 
-def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int, samples: int) -> Grouping | None:
+def scaled_grouping(
+    target: Words, base: Words | None, dtype: DType, row: int, samples: int, *, least_spread: float = 0.0
+) -> Grouping | None:
     """Return a grouping with scales of rows of this many words; None where scales would not pay.
 
     Args:
@@ -31,6 +33,8 @@ def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int, s
         dtype: What the words are.
         row: Words a row, a divisor of n.
         samples: Of how many values a scale is the mean, about; fewer are faster.
+        least_spread: Standard deviation of the log2 of scales, beyond what sampling alone makes, below which neither
+            those of rows nor those of columns pay.
     """
     if dtype.kind != "float" or not MIN_ROW <= row <= MAX_ROW:
         return None
@@ -39,9 +43,11 @@ def scaled_grouping(target: Words, base: Words | None, dtype: DType, row: int, s
         return None
     across, down = _stride(row, samples), _stride(rows, samples)
     with np.errstate(all="ignore"):
-        of_rows = _scales(_moves(target, base, dtype, row, (slice(None), slice(None, None, across))), axis=1)
-        of_columns = _scales(_moves(target, base, dtype, row, (slice(None, None, down), slice(None))), axis=0)
-    return Grouping(row=row, scales=of_rows + of_columns)
+        of_rows = _logs(_moves(target, base, dtype, row, (slice(None), slice(None, None, across))), axis=1)
+        of_columns = _logs(_moves(target, base, dtype, row, (slice(None, None, down), slice(None))), axis=0)
+    if max(of_rows[1], of_columns[1]) < least_spread:
+        return None
+    return Grouping(row=row, scales=_scales(of_rows[0]) + _scales(of_columns[0]))
 
 
 def _stride(length: int, samples: int) -> int:
@@ -67,12 +73,24 @@ def _values(words: Words, dtype: DType) -> npt.NDArray[np.float32]:
     return words.view(_FLOATS[words.itemsize]).astype(np.float32)
 
 
-def _scales(moves: npt.NDArray[np.float32], axis: int) -> bytes:
-    """Return the scales along an axis, relative to the largest and bounded below.
+def _logs(moves: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.float32], float]:
+    """Return log2 of the scales along an axis, and their spread; it is infinite if some did not move.
 
     The mean is of the square roots: updates have heavy tails, and a few large values must not speak for a row.
     """
-    logs = np.rint(2 * np.log2(np.mean(np.sqrt(np.abs(moves)), axis=axis)))
+    roots = np.sqrt(np.abs(moves))
+    means = np.mean(roots, axis=axis)
+    logs: npt.NDArray[np.float32] = 2 * np.log2(means)
+    if not np.isfinite(logs).all():
+        return logs, np.inf
+    # What a mean of so few values is off by, to first order, and a quarter for the rest.
+    sampled = 1.25 * (2 / np.log(2)) ** 2 * np.mean(np.var(roots, axis=axis) / means**2) / roots.shape[axis]
+    return logs, float(np.sqrt(max(0.0, np.var(logs) - sampled)))
+
+
+def _scales(logs: npt.NDArray[np.float32]) -> bytes:
+    """Return scales as bytes: their log2, rounded, relative to the largest and bounded below."""
+    logs = np.rint(logs)
     logs[~np.isfinite(logs)] = -np.inf
     top = logs.max()
     # Where nothing moved at all there is no largest to be relative to.

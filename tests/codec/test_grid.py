@@ -150,6 +150,20 @@ def test_a_tensor_whose_rows_move_by_different_scales_is_sorted():
     assert len(payload) < 0.85 * entropy
 
 
+def test_a_tensor_whose_rows_move_alike_is_not_sorted():
+    random = RandomState(3)
+    old = random.normal(0, 0.1, (512, 1024)).astype("f4")
+    new = (old + np.rint(random.normal(0, 1, old.shape)) * 2.0**-12).astype("f4")
+    base, target = Artifact({"w": old}), Artifact({"w": new})
+    payload = encode_rounded(Rounded(artifact=target, steps={"w": 2.0**-12}), base)
+    assert decode(payload, base) == target
+    steps = np.rint((new.astype("f8") - old) * 2.0**12).astype(int)
+    counts = np.unique(steps, return_counts=True)[1]
+    entropy = -(counts * np.log2(counts / steps.size)).sum() / 8
+    # Sorted, it would have the 1,536 scales besides.
+    assert len(payload) < 1.01 * entropy + 400
+
+
 def test_values_off_the_grid_are_patched_where_places_are_told_by_row_and_column():
     dtype, random = DTYPES["float32"], RandomState(3)
     often = (np.arange(64) % 6 == 0)[:, None] & (np.arange(256) % 5 == 0)

@@ -48,3 +48,15 @@ def test_no_scales_where_they_would_not_pay(dtype, shape):
     array = np.ones(shape, dtype)
     words = words_of(array, DTYPES[dtype])
     assert scaled_grouping(words, words, DTYPES[dtype], shape[1], 128) is None
+
+
+@pytest.mark.parametrize("moving", [1.0, 0.5])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 0), (0, 1)])
+def test_scales_pay_where_rows_or_columns_differ_by_more_than_sampling_makes(rows, columns, moving):
+    random = RandomState(4)
+    base = random.normal(0, 1, (400, 300)).astype("f4")
+    octaves = rows * random.randint(0, 2, (400, 1)) + columns * random.randint(0, 2, 300)
+    move = random.normal(0, 1e-2, base.shape) * 2.0**octaves * (random.random_sample(base.shape) < moving)
+    words = (words_of(array.astype("f4"), FLOAT) for array in (base + move, base))
+    found = scaled_grouping(*words, FLOAT, 300, 64, least_spread=0.2)
+    assert (found is None) == (rows == columns == 0)
