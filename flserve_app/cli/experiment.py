@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from flserve_app.cli.options import JsonOption, listed, numbers, to_json
+from flserve_app.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure flserve against its peers, on this machine.", no_args_is_help=True)
 
@@ -92,7 +93,9 @@ def bench_plan(
     """Show what a round with many clients costs the server: payloads made, and the time to plan each delivery."""
     from flserve_app.experiments import bench_plan as bench
 
-    counts = tuple(number for number in numbers(bases, "--bases") if number)
+    counts = numbers(bases, "--bases")
+    if not counts or 0 in counts:
+        raise ConfigError(f"--bases is {bases!r}, expected numbers above 0, as in 5,49")
     found = list(bench.rounds(megabytes=megabytes, versions=versions, clients=clients, bases=counts))
     if as_json:
         typer.echo(to_json([asdict(each) for each in found]))

@@ -38,6 +38,8 @@ _SAMPLES = 4
 _SCALE_SAMPLES = 128
 _STEP_SAMPLES = 64
 _LEAST_SPREAD = 0.2  # octaves
+_HALF = 2  # bytes
+_PLAIN_BELOW = 0.27  # of the words that move: more than may be told one by one, and what a sample may be off by
 _SORTED_ABOVE = 0.12  # share of the words that move: below it, places by row and column say the same in less
 _CLEAR = 0.7
 _SAMPLE_WORDS = 1 << 11
@@ -108,23 +110,29 @@ def on_grids(codec: Codec, steps: Mapping[str, float]) -> Codec:
     def offers(pair: Pair) -> Sequence[Layout]:
         if pair.base is None or pair.name not in steps:
             return codec.offers(pair)
-        return _stepped(pair, steps[pair.name])
+        return _stepped(pair, steps[pair.name], codec.offers)
 
     return replace(codec, offers=offers)
 
 
-def _stepped(pair: Pair, step: float) -> Sequence[Layout]:
-    """Return the layout on a grid; with scales where much moves, and both ways for a small tensor.
+def _stepped(pair: Pair, step: float, others: Callable[[Pair], Sequence[Layout]]) -> Sequence[Layout]:
+    """Return layouts on a grid; with scales where much moves, and both ways for a small tensor.
 
-    Where much moves, and everywhere alike, rows and columns tell nothing.
+    Of two bytes a word a step is often no more than the last bit: what the codec offers may be less, and stands beside.
     """
-    plain = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=pair.target.size)
-    if _moving(pair) < _SORTED_ABOVE:
+    offers = _on_grid(pair, step)
+    return offers if pair.dtype.word.itemsize > _HALF else [*offers, *others(pair)]
+
+
+def _on_grid(pair: Pair, step: float) -> list[Layout]:
+    plain, moving = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=pair.target.size), _moving(pair)
+    if moving < _SORTED_ABOVE:
         return [plain]
     scales = scaled_grouping(pair.target, pair.base, pair.dtype, pair.row, _STEP_SAMPLES, least_spread=_LEAST_SPREAD)
     words = pair.target.size
     if scales is None:
-        return [GRID_DELTA.layout(pair.dtype, step, row=0, words=words)]
+        # Of rows that are alike nothing need be told, unless few move: where these are, and which way a row goes.
+        return [plain if moving < _PLAIN_BELOW else GRID_DELTA.layout(pair.dtype, step, row=0, words=words)]
     scaled = GRID_DELTA.layout(pair.dtype, step, row=pair.row, words=words, grouping=scales)
     return [scaled] if words > _SMALL_WORDS else [scaled, plain]
 

@@ -95,8 +95,8 @@ def write_crossing(writer: RiceWriter, cells: Cells) -> Numbers:
     return order
 
 
-def read_crossing(reader: RiceReader, rows: int, columns: int) -> Numbers:
-    """Return the places (n,) of a matrix, all different, in the order in which they are told.
+def read_crossing(reader: RiceReader, rows: int, columns: int, most: int) -> Numbers:
+    """Return the places (n,) of a matrix, at most so many and all different, in the order in which they are told.
 
     Raises:
         CodecError: If they are not as the format says.
@@ -105,7 +105,7 @@ def read_crossing(reader: RiceReader, rows: int, columns: int) -> Numbers:
     caution = reader.number()
     if caution > _MOST_CAUTION:
         raise CodecError(f"chunk has a caution of {caution}, at most {_MOST_CAUTION} is allowed")
-    keys = _read_lines(reader, rows * columns)
+    keys = _read_lines(reader, rows * columns, most)
     groups, found, left = Groups.of(classes), np.empty_like(keys), keys.size
     counts, reached = np.zeros(columns, np.int64), np.zeros(LABELS, np.int64)
     for batch in range(groups.batches):
@@ -173,15 +173,15 @@ def _write_lines(writer: RiceWriter, counts: Numbers, line: Numbers) -> None:
     writer.coded(left_out, np.repeat(parameters, sizes))
 
 
-def _read_lines(reader: RiceReader, cells: int) -> Numbers:
+def _read_lines(reader: RiceReader, cells: int, most: int) -> Numbers:
     """Return the sorted keys of all places: a label and a place in its line, as one number."""
     low = reader.number()
     count = reader.number() + 1
     if low + count > LABELS:
         raise CodecError(f"chunk has labels up to {low + count - 1}, expected less than {LABELS}")
     counts = reader.listed(count, cells + 1)
-    if not 0 < int(counts.sum()) <= cells:
-        raise CodecError(f"chunk has {counts.sum()} places, expected 1 to {cells}")
+    if not 0 < int(counts.sum()) <= most:
+        raise CodecError(f"chunk has {counts.sum()} places, expected 1 to {most}")
     used = np.flatnonzero(counts)
     sizes = counts[used]
     coded = reader.listed(used.size, 2 * MOST_PARAMETER + 1)

@@ -20,12 +20,12 @@ _BLOCK = 1 << 14
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Words = npt.NDArray[np.uint32]
+Values = npt.NDArray[np.uint32]
 Widths = npt.NDArray[np.uint8]
 Wide = npt.NDArray[np.uint64]
 
 
-def packed(values: Words, widths: Widths) -> bytes:
+def packed(values: Values, widths: Widths) -> bytes:
     """Return the low bits of values (n,) as fields of so many bits each (n,)."""
     total, bit = int(widths.sum(dtype=np.int64)), 0
     words = np.zeros(total // _WORD + 2, np.uint32)
@@ -45,7 +45,7 @@ def packed(values: Words, widths: Widths) -> bytes:
     return words.astype(">u4").tobytes()[: -(-total // 8)]
 
 
-def flags_as_fields(flags: Flags) -> tuple[Words, Widths]:
+def flags_as_fields(flags: Flags) -> tuple[Values, Widths]:
     """Return flags (n,) as values and widths of fewer fields: the bits are the same as those of n fields of one bit."""
     count = -(-flags.size // _WORD)
     filled = np.zeros(count * _WORD, np.bool_)

@@ -4,9 +4,9 @@ A value that moves by q steps (`step` says which there are) becomes
 
     fl(value + q * step)
 
-computed in float32 (float64 for float64) and rounded to the dtype, ties to even. With |q| < `most_steps` the product
-is exact and no subnormal can sway the sum: it is one correctly rounded operation, the same on every platform,
-whatever its mode for subnormals.
+computed in float32 (float64 for float64) and rounded to the dtype, ties to even. With |q| < `most_steps`, as encoders
+have it, the product is exact and no subnormal can sway the sum: it is one correctly rounded operation, the same on
+every platform, whatever its mode for subnormals.
 """
 
 from __future__ import annotations

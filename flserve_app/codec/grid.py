@@ -3,10 +3,9 @@
 Side bytes: the step (`step`); then a varint `row`, of `MIN_ROW` to `MAX_ROW` words, if places may be
 coded by row and column, else nothing; then scales of the rows and columns as in `grouping`, if dense chunks are sorted,
 else nothing. A chunk has `CHUNK_WORDS` (2**18) words, or as many whole rows as fit in them. With rows but no scales, as
-where few words move, what is learned about columns serves more rows: a chunk has 1,024, but as many as fit in
-`SPARSE_WORDS` (2**20) if that is more, or in `MOST_SPARSE_WORDS` (2**21) if that is less. The target is the base with q
-steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is shorter than
-its chunk. It is a form byte and
+where few words move, it has `SPARSE_WORDS` (2**20): what is learned about columns serves more rows. The target is the
+base with q steps added where q is not 0 (`floats.moved`); all other words are the base's, whatever they are. A body is
+shorter than its chunk. It is a form byte and
 
     0  dense    zigzag(q) of all words as u16        `dense`
     1  wide     the same as u32                      `dense`
@@ -43,8 +42,6 @@ from flserve_app.errors import CodecError
 
 CHUNK_WORDS = MOST_WORDS
 SPARSE_WORDS = 1 << 20
-MOST_SPARSE_WORDS = 1 << 21
-_SPARSE_ROWS = 1 << 10
 _BLOCK_WORDS = 1 << 16
 DENSE, WIDE, PLAIN, CROSSED, PATCHED, SORTED = range(6)
 # Shares of a chunk's words: above the first no sparse form is allowed, below the second no dense one is tried.
@@ -229,8 +226,7 @@ def _based(base: Words | None) -> Words:
 def _chunk_words(row: int, *, scaled: bool) -> int:
     if not row:
         return CHUNK_WORDS
-    words = CHUNK_WORDS if scaled else min(max(SPARSE_WORDS, _SPARSE_ROWS * row), MOST_SPARSE_WORDS)
-    return words // row * row
+    return (CHUNK_WORDS if scaled else SPARSE_WORDS) // row * row
 
 
 def _read_row(side: memoryview) -> tuple[int, memoryview]:

@@ -54,7 +54,7 @@ def apply_patches(body: memoryview, moved: Numbers, dtype: DType, out: Words) ->
     Raises:
         CodecError: If the body is not as the format says.
     """
-    reader = RiceReader(body, 4 * out.size + _SPARE_NUMBERS)
+    reader = RiceReader(body, 2 * out.size + _SPARE_NUMBERS)
     _apply(reader, moved[reader.subset(moved.size)], dtype, out)
     _apply(reader, reader.subset(out.size), dtype, out)
     reader.end()

@@ -19,7 +19,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from flserve_app.codec.fields import FieldReader, Flags, Widths, Words, flags_as_fields, packed
+from flserve_app.codec.fields import FieldReader, Flags, Values, Widths, flags_as_fields, packed
 from flserve_app.codec.wire import Reader, varint
 from flserve_app.errors import CodecError
 
@@ -39,7 +39,7 @@ class RiceWriter:
 
     def __init__(self) -> None:
         self._quotients: list[npt.NDArray[np.int32]] = []
-        self._fields: list[tuple[Words, Widths]] = []
+        self._fields: list[tuple[Values, Widths]] = []
         self._first = self._second = 0
 
     def number(self, value: int) -> None:
@@ -108,7 +108,7 @@ class RiceWriter:
 
 @final
 class RiceReader:
-    """Reads what a `RiceWriter` wrote; every count is checked before anything is allocated for it.
+    """Reads what a `RiceWriter` wrote; no count is believed before its quotients are there or a bound is kept.
 
     Args:
         body: The body and nothing more.
@@ -170,9 +170,11 @@ class RiceReader:
             values = values << parameter | self._fields.take(np.full(count, parameter))
         return bounded(values, below)
 
-    def subset(self, count: int) -> Numbers:
-        """Return ascending places, each less than `count`."""
+    def subset(self, count: int, most: int | None = None) -> Numbers:
+        """Return ascending places, each less than `count`; at most so many, all of them if that is None."""
         size = self.number()
+        if most is not None and size > most:
+            raise CodecError(f"chunk has {size} of {count} places, at most {most} are allowed")
         return places(self.listed(size, count), count)
 
     def end(self) -> None:

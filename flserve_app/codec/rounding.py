@@ -14,7 +14,8 @@ which everybody will hold to the last bit. Steps are powers of two, or `fine`, w
 
 Taken exactly, that is, equal to the target's: tensors named by the caller, without a like in the base (same dtype and
 shape), of other dtypes than real floats, of at most `exact_bytes`, with a value in either that is not finite, or
-with values of 2**24 steps and more.
+with values of 2**24 steps and more (changes of 2**20, where steps are fine), and those whose step
+would not be 2**-100 to 2**100, or of which the root mean square of the change is below 2**-60.
 
 Everything is a pure function of the arrays: sums go over fixed blocks in their order, whatever the threads.
 """
@@ -39,6 +40,7 @@ _KINDS = ("grid", "topk")
 _SCOPES = ("tensor", "model")
 _ROUNDED = ("float32", "float64", "float16", "bfloat16")
 _LEFT_OUT = {"dither": None, "fine": False, "scope": "tensor"}  # of the settings as JSON, where they are just that
+_LEAST_SIGMA = 2.0**-60  # squares of less are no normal float32s, which machines treat in different ways
 _STEP_OF_THRESHOLD = 1.4
 _SAMPLE = 1 << 21  # changes from which the threshold is taken; all of them in models that have fewer
 
@@ -153,7 +155,8 @@ def _to_grid(moves: Moves, rounding: Rounding) -> tuple[dict[str, float], dict[s
     sigmas = {name: extent.sigma for name, extent in moves.extents.items()}
     if rounding.scope == "model":
         sigmas = dict.fromkeys(sigmas, moves.sigma)
-    steps = _allowed(moves, {name: rounding.multiple * sigma for name, sigma in sigmas.items()}, rounding)
+    wanted = {name: rounding.multiple * sigma for name, sigma in sigmas.items() if sigma >= _LEAST_SIGMA}
+    steps = _allowed(moves, wanted, rounding)
     return steps, {name: rounding.zone * step for name, step in steps.items()}
 
 

@@ -62,9 +62,10 @@ def unpack_sparse(body: memoryview, rows: int, columns: int, *, crossed: bool) -
         CodecError: If the body is not as the format says.
     """
     cells = rows * columns
+    most = int(MOST_SHARE * cells)
     # A number a row, and at most four an element.
-    reader = RiceReader(body, rows + int(4 * MOST_SHARE * cells) + _SPARE_NUMBERS)
-    places = read_crossing(reader, rows, columns) if crossed else reader.subset(cells)
+    reader = RiceReader(body, rows + 4 * most + _SPARE_NUMBERS)
+    places = read_crossing(reader, rows, columns, most) if crossed else reader.subset(cells, most)
     down = _read_signs(reader, places // columns)
     steps = _read_magnitudes(reader, places.size)
     reader.end()

@@ -39,7 +39,8 @@ def step_near(wanted: float, *, fine: bool) -> float | None:
     allowed = (4, 5, 6, 7, 8) if fine else (4, 8)
     # Of two neighbours the geometric mean decides.
     nearest = next((m for m, above in pairwise(allowed) if quarters * quarters < m * above), _PAST)
-    step = ldexp(nearest, exponent - 3)
+    # One more than the most: 8 quarters of the one below may still be a step.
+    step = ldexp(nearest, exponent - 3) if abs(exponent) <= MOST_EXPONENT + 2 else 0.0
     return step if is_step(step) else None
 
 

@@ -12,7 +12,7 @@ plausibly win, and what is sent was measured. Rules:
 - A composed delta (`codec.composed`) is taken for at least what the smallest known payload to the target takes, so that
   it is made where there is more than one step to go; without any for at least 1/256 of the whole model.
 - Where a composed delta is known that takes less than 1/4 of the whole model, no lossless one is made from the same
-  base: what lies on no grid travels in it as in that.
+  base: what lies on no grid, and half floats wherever that is less, travel in it as in that.
 - The whole model, compressed, is taken for at least 9/10 of what it last took: where the best other way takes
   less it is not made, otherwise it is, and nothing larger is ever sent. Should a version suddenly take much less
   than that, a direct delta takes no more than it and a header: the encoder leaves out a base that does not help.

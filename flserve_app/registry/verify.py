@@ -216,7 +216,10 @@ def _behind(versions: Iterable[Version], edges: Iterable[Edge]) -> tuple[Edge, .
 
 
 def _put_back(registry: Registry, edge: Edge) -> bool:
-    """Make a payload again, and keep it if it is the same to the last bit."""
+    """Make a payload again, and keep it if it is the same to the last bit.
+
+    Of half floats the steps that a version was rounded by are not always to be found again.
+    """
     if edge.codec not in CODECS:
         return False
     target = registry.archive.load(edge.target)

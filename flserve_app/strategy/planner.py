@@ -135,8 +135,9 @@ class Planner:
                 links = (size for step, size in known.items() if step.target == target and step.base is not None)
                 to_make[composed] = least_composed(last, min(links, default=None))
                 settled = settles(last, known.get(composed, self._payloads.size(composed)))
-            if not settled:
-                to_make[Step(base, target, exact(self._codec))] = least_direct(last, self._least_direct)
+            direct = Step(base, target, exact(self._codec))
+            if not settled or self._payloads.size(direct) is not None:
+                to_make[direct] = least_direct(last, self._least_direct)
         for made, least in to_make.items():
             if made not in known:
                 size = self._payloads.size(made)

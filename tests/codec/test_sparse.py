@@ -22,11 +22,12 @@ def spotted(seed: int, rows: int, columns: int, share: float):
 
 @st.composite
 def chunks(draw):
-    rows, columns = draw(st.sampled_from([(1, 1), (1, 700), (2, 16), (9, 40), (200, 17), (40, 40)]))
+    rows, columns = draw(st.sampled_from([(1, 4), (1, 700), (2, 16), (9, 40), (200, 17), (40, 40)]))
     places, steps = spotted(draw(st.integers(0, 999)), rows, columns, draw(st.sampled_from([0.005, 0.1, 0.2])))
     if not places.size:
         places, steps = np.array([rows * columns - 1]), np.array([draw(st.integers(1, (1 << 24) - 1))])
-    return places, steps, rows, columns
+    some = slice(rows * columns // 4)  # no more may move
+    return places[some], steps[some], rows, columns
 
 
 @pytest.mark.parametrize("crossed", [False, True])
@@ -87,6 +88,18 @@ def test_damaged_bodies_are_read_or_refused_and_never_out_of_bounds(crossed):
 
 @pytest.mark.parametrize("form", [PLAIN, CROSSED])
 def test_a_body_of_more_elements_than_may_move_is_refused(form):
+    for size, refused in ((1 << 12, False), ((1 << 12) + 1, True)):
+        places, steps = np.sort(RandomState(0).permutation(1 << 14)[:size]), np.ones(size, np.int64)
+        body = memoryview(pack_sparse(places, steps, 128, 128, crossed=form == CROSSED)[0])
+        if refused:
+            with pytest.raises(CodecError, match=r"places, (at most|expected 1 to) 4096"):
+                unpack_sparse(body, 128, 128, crossed=form == CROSSED)
+        else:
+            assert unpack_sparse(body, 128, 128, crossed=form == CROSSED)[0].size == size
+
+
+@pytest.mark.parametrize("form", [PLAIN, CROSSED])
+def test_a_body_of_more_numbers_than_its_elements_have_is_refused(form):
     places, steps = np.arange(0, 1 << 14), np.full(1 << 14, 1 << 20)
     body = pack_sparse(places, steps, 128, 128, crossed=form == CROSSED)[0]
     with pytest.raises(CodecError, match="numbers or more, expected at most"):

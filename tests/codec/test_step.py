@@ -37,7 +37,7 @@ def test_the_nearest_is_nearest_by_its_ratio(wanted):
         assert ratio <= (sqrt(5 / 4) if fine else sqrt(2)) * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("wanted", [0.0, 1e-35, 1e35, 5e-324, float("inf")])
+@pytest.mark.parametrize("wanted", [0.0, 1e-35, 1e35, 5e-324, 1.7976931348623157e308, float("inf")])
 def test_there_is_none_so_small_or_large(wanted):
     assert step_near(wanted, fine=True) is None
 
