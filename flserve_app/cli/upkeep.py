@@ -11,7 +11,7 @@ from flserve_app.cli.choice import choose_model, open_store
 from flserve_app.cli.options import JsonOption, ModelOption, StoreOption, to_json
 from flserve_app.cli.tables import print_table
 from flserve_app.errors import StoreError
-from flserve_app.registry import Collection, Report, Retention
+from flserve_app.registry import Collection, Damage, Report, Retention
 from flserve_app.registry import collect as collect_store
 from flserve_app.registry import verify as verify_store
 
@@ -30,6 +30,8 @@ def verify(
         typer.echo(to_json(_report(report)))
     else:
         _print_report(report)
+        if repair and report.damage:
+            _print_repair(report)
     if not report.clean:
         raise typer.Exit(1)
 
@@ -112,7 +114,7 @@ def _print_report(report: Report) -> None:
         rows = [[one.version.model, one.version.name, one.version.digest[:12], one.reason] for one in lost]
         print_table("lost", ["model", "version", "digest", "reason"], rows)
     if report.damage:
-        rows = [[one.blob[:12], one.what, _state_of(one.missing, one.spare, one.repaired)] for one in report.damage]
+        rows = [[one.blob[:12], one.what, _state_of(one)] for one in report.damage]
         print_table("damaged", ["blob", "what", "state"], rows)
     for problem in report.problems:
         typer.echo(f"problem: {problem}")
@@ -120,14 +122,24 @@ def _print_report(report: Report) -> None:
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "good")
     orphans = f"; {len(report.orphans)} orphan blobs (gc removes them)" if report.orphans else ""
     verdict = "sound" if report.clean else "DAMAGED"
-    typer.echo(f"{verdict}: versions {said}; {report.payloads} payloads, {report.nbytes:,} bytes read{orphans}")
+    left = sum(not one.repaired for one in report.damage)
+    hurt = f"; {left} blob{'' if left == 1 else 's'} damaged or missing" if left else ""
+    typer.echo(f"{verdict}: versions {said}{hurt}; {report.payloads} payloads, {report.nbytes:,} bytes read{orphans}")
 
 
-def _state_of(missing: bool, spare: bool, repaired: bool) -> str:
-    found = "missing" if missing else "damaged"
-    if repaired:
+def _state_of(one: Damage) -> str:
+    found = "missing" if one.missing else "damaged"
+    if one.repaired:
         return f"{found}, put back"
-    return f"{found}, but what it makes can be made another way (--repair)" if spare else found
+    if one.state:
+        return f"{found}: no run can go on from there"
+    return f"{found}, but what it makes can be made another way (--repair)" if one.spare else found
+
+
+def _print_repair(report: Report) -> None:
+    done = sum(one.repaired for one in report.damage)
+    rest = "" if done == len(report.damage) else "; nothing that is left makes the others"
+    typer.echo(f"repair: {done} of {len(report.damage)} put back{rest}")
 
 
 def _collection(done: Collection, dry_run: bool) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Lossy:
         roles: What tensors are for, where the user says so: none but weights are rounded.
 
     Raises:
-        CodecError: If dither is combined with feedback, with a dead zone, or with another codec than `grid`.
+        CodecError: If a share is above 1, or dither is combined with feedback, with a dead zone, or with another codec
+            than `grid`.
     """
 
     name: str
@@ -54,7 +55,9 @@ class Lossy:
     roles: Roles = NO_ROLES
 
     def __post_init__(self) -> None:
-        """Check what dither goes together with."""
+        """Check what dither goes together with, and shares."""
+        if max(self.share.values) > 1:
+            raise CodecError(f"codec {self.name}: share is {max(self.share.values)}, expected at most 1")
         if not isinstance(self.dither, bool):
             raise CodecError(f"codec {self.name}: dither is {self.dither!r}, expected true or false")
         if self.dither and self.name != "grid":

@@ -29,9 +29,10 @@ class Ramp:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in self.values):
-            raise CodecError(f"a ramp goes from {self.start!r} to {self.end!r}, expected numbers above 0")
+            said = f"{self.start!r}" if self.start == self.end else f"{self.start!r} to {self.end!r}"
+            raise CodecError(f"found {said}, expected numbers above 0")
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 0:
-            raise CodecError(f"a ramp takes {self.rounds!r} rounds, expected a whole number of 0 or more")
+            raise CodecError(f"found {self.rounds!r} rounds, expected a whole number of 0 or more")
 
     @property
     def values(self) -> tuple[float, float]:
@@ -57,7 +58,10 @@ def ramp_of(value: object, name: str) -> Ramp:
         CodecError: If it is neither.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Ramp(value, value, 0)
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3:
+        value = (value, value, 0)
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
+        raise CodecError(f"{name} is {value!r}, expected a number or [start, end, rounds]")
+    try:
         return Ramp(*value)
-    raise CodecError(f"{name} is {value!r}, expected a number or [start, end, rounds]")
+    except CodecError as error:
+        raise CodecError(f"{name}: {error}") from error

@@ -78,14 +78,18 @@ class Rounding:
 
     def __post_init__(self) -> None:
         """Check all bounds."""
+        most_levels = (1 << (20 if self.fine else 23)) - 1
         bounds = {
-            "multiple": 0 < self.multiple < 2.0**40,
-            "scope": self.kind == "grid" or self.scope == "tensor",
-            "zone": 0.5 <= self.zone <= 1,
-            "share": 0 < self.share <= 1,
-            "levels": 1 <= self.levels < 1 << (20 if self.fine else 23),
-            "exact_bytes": self.exact_bytes >= 0,
-            "dither": self.dither is None or (self.kind == "grid" and 0 <= self.dither < 1 << 64),
+            "multiple": (0 < self.multiple < 2.0**40, "a number above 0 and below 2**40"),
+            "scope": (self.kind == "grid" or self.scope == "tensor", f"tensor for {self.kind}"),
+            "zone": (0.5 <= self.zone <= 1, "0.5 to 1"),
+            "share": (0 < self.share <= 1, "a number above 0, at most 1"),
+            "levels": (1 <= self.levels <= most_levels, f"1 to {most_levels}"),
+            "exact_bytes": (self.exact_bytes >= 0, "0 or more"),
+            "dither": (
+                self.dither is None or (self.kind == "grid" and 0 <= self.dither < 1 << 64),
+                "none, or for grid a key below 2**64",
+            ),
         }
         if self.kind not in _KINDS:
             raise CodecError(f"rounding: kind is {self.kind!r}, expected one of {', '.join(_KINDS)}")
@@ -93,8 +97,9 @@ class Rounding:
             raise CodecError(f"rounding: scope is {self.scope!r}, expected one of {', '.join(_SCOPES)}")
         if not isinstance(self.fine, bool):
             raise CodecError(f"rounding: fine is {self.fine!r}, expected true or false")
-        if wrong := [name for name, good in bounds.items() if not good]:
-            raise CodecError(f"rounding: {wrong[0]} is out of bounds: {getattr(self, wrong[0])}")
+        for name, (good, expected) in bounds.items():
+            if not good:
+                raise CodecError(f"rounding: {name} is {getattr(self, name)!r}, expected {expected}")
 
     def to_json(self) -> str:
         """Return the settings as a JSON object."""

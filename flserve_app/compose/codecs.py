@@ -11,8 +11,12 @@ from flserve_app.errors import CodecError, ConfigError
 from flserve_app.strategy import check_lossy, check_strategy
 
 
-def codec_of(config: CodecConfig) -> str | Lossy:
+def codec_of(config: CodecConfig, side: str) -> str | Lossy:
     """Return the name of an exact codec, or the settings of a lossy one.
+
+    Args:
+        config: What was configured.
+        side: `codec` or `uplink`, for messages.
 
     Raises:
         ConfigError: If the codec or an argument is unknown, or a value is out of its range.
@@ -20,7 +24,7 @@ def codec_of(config: CodecConfig) -> str | Lossy:
     try:
         return lossy_of(config.name, config.arguments) or config.name
     except CodecError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{side}: {error}") from error
 
 
 def schedules_of(config: StrategyConfig) -> dict[str, Ramp]:
@@ -44,9 +48,9 @@ def check_codecs(app: AppConfig, strategy: Strategy) -> None:
     Raises:
         ConfigError: If they do not, or are no codecs.
     """
-    codec = codec_of(app.codec)
+    codec = codec_of(app.codec, "codec")
     schedules_of(app.strategy)
-    uplink = codec_of(app.uplink)
+    uplink = codec_of(app.uplink, "uplink")
     lossy = uplink if isinstance(uplink, Lossy) else None
     traits = check_strategy(strategy, app.strategy.late)
     check_lossy(traits, uplink=lossy, codec=codec if isinstance(codec, Lossy) else None)

@@ -149,8 +149,8 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
     strategy = VersionedStrategy(
         inner_strategy(app.strategy, clients),
         store=registry,
-        codec=codec_of(app.codec),
-        uplink=codec_of(app.uplink),
+        codec=codec_of(app.codec, "codec"),
+        uplink=codec_of(app.uplink, "uplink"),
         schedules=schedules_of(app.strategy),
         model_name=model_name(app),
         seed=app.seed,

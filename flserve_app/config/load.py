@@ -34,7 +34,7 @@ _QUOTED_KEY = re.compile(r"""[{,]\s*["'][^"']*["']\s*:""")
 # What Hydra says most, in our words: a pattern, and what to say instead.
 _SAID = (
     (
-        re.compile(r"Key '([^']+)' (?:is )?not in '\w+'"),
+        re.compile(r"Key '([^']+)' (?:is )?not in (?:'\w+'|struct)"),
         "the configuration has no key {key!r}; `flserve run --cfg job` shows all",
     ),
     (

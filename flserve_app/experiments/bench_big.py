@@ -25,7 +25,6 @@ import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.artifact import Artifact
@@ -33,6 +32,7 @@ from flserve_app.client import versioned_mod
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.codec import decode, encode
 from flserve_app.errors import FlserveError
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.inprocess import InProcessGrid
 from flserve_app.registry import Registry, verify
 from flserve_app.strategy import VersionedStrategy
@@ -101,7 +101,7 @@ def show(phases: Sequence[Phase], *, gigabytes: float, cap_gigabytes: float) -> 
     for phase in phases:
         sizes = (phase.before, phase.nbytes, phase.peak, phase.extra)
         table.add_row(phase.name, f"{phase.seconds:.1f}", *(f"{size / _MIB:.0f}" for size in sizes))
-    Console().print(table)
+    report_console().print(table)
 
 
 @final

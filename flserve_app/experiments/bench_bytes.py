@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.compose.apps import make_client_app
@@ -27,6 +26,7 @@ from flserve_app.errors import ConfigError
 from flserve_app.experiments.byte_curve import MARGIN, WINDOW, Curve, compare, curve_of, summed_up
 from flserve_app.experiments.byte_settings import FEWEST_SEEDS, PLAIN, PLAIN_ROUNDS, SETTINGS, Size, sizes_of
 from flserve_app.experiments.bytes_plot import check_plot, plot
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.eight_bit import run_eight_bit
 from flserve_app.experiments.engine import federate
 from flserve_app.experiments.kept_runs import KeptRuns, key_of
@@ -137,8 +137,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table on stdout."""
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table(rows))
+    report_console().print(table(rows))
 
 
 def _known(what: str, asked: Sequence[str], known: Any) -> list[str]:

@@ -15,13 +15,13 @@ from statistics import median
 from typing import TypeVar
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.threads import workers
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.checkpoints import Checkpoints, as_bfloat16, federated_checkpoints
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.peers import Contender, contenders, flat_words
 
 Result = TypeVar("Result")
@@ -98,7 +98,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 def show(rows: Sequence[Row]) -> None:
     """Print the table on stdout."""
-    Console().print(table(rows))
+    report_console().print(table(rows))
 
 
 def _nothing() -> Checkpoints:

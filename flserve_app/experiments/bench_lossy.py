@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.artifact import Artifact
@@ -23,6 +22,7 @@ from flserve_app.artifact.threads import workers
 from flserve_app.codec import Rounded, Rounding, decode, encode_rounded, round_to
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.checkpoints import federated_checkpoints
+from flserve_app.experiments.console import report_console
 
 SETTINGS = {
     "topk 0.25 %": Rounding(kind="topk", share=0.0025),
@@ -134,7 +134,7 @@ def show(found: Sequence[Size], timed: Sequence[Speed]) -> None:
     for one in timed:
         rates = f"{one.encode_mb_s:.0f}", f"{one.decode_mb_s:.0f}", f"{one.encode_cpu:.2f}", f"{one.decode_cpu:.2f}"
         fast.add_row(one.name, f"{one.fraction:.5f}", *rates)
-    console = Console()
+    console = report_console()
     console.print(drawn)
     console.print(fast)
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.compose.job import check
 from flserve_app.compose.parts import model_of, task_spec
 from flserve_app.compose.summary import readable_bytes
 from flserve_app.experiments.byte_curve import MARGIN, WINDOW
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.network import shaped_network
 from flserve_app.experiments.network_app import Measured, measured_of, write_app
 from flserve_app.experiments.race import Race, Side, compose
@@ -119,8 +119,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def show(report: Report) -> None:
     """Print both sides, their accuracy by round, and Flower's floor."""
     race, floor = report.measured.race, report.measured.floor_seconds
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = report_console()
     console.print(_sides(report), _accuracies(race))
     least = 2 * 8 * report.megabytes / report.mbit
     console.print(

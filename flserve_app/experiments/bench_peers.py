@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.artifact import Artifact
 from flserve_app.codec import Rounding, decode, encode_rounded, round_to
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.checkpoints import Checkpoints, client_checkpoints, federated_checkpoints
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.eden import eden, rotated
 from flserve_app.experiments.frontier import Frontier, change_of, nmse_of
 from flserve_app.experiments.installed_peers import installed_peers
@@ -114,7 +114,7 @@ def measure(name: str, update: Checkpoints, peers: Sequence[LossyPeer], *, repea
 
 def show(rows: Sequence[Row], missing: Sequence[str]) -> None:
     """Print a table of each update on stdout, and what is not installed."""
-    console = Console()
+    console = report_console()
     for update in dict.fromkeys(row.update for row in rows):
         drawn = Table(title=f"Ours at the error of each peer: the {update}'s update", title_justify="left")
         for head in ("peer", "NMSE", "bits", "MB/s", "ours", "NMSE", "bits", "MB/s", "ratio"):

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.artifact import Artifact
 from flserve_app.codec.lossy import Lossy, lossy_of
+from flserve_app.experiments.console import report_console
 from flserve_app.fleet import BASIC, CHAIN
 from flserve_app.registry import Registry
 from flserve_app.strategy.publisher import Publisher
@@ -86,7 +86,7 @@ def show(found: Sequence[Round]) -> None:
     for each in found:
         times = f"{each.made_seconds:.2f}", f"{each.plan_ms:.3f}", f"{each.worst_ms:.2f}"
         drawn.add_row(each.codec, str(each.bases), str(each.made), *times, f"{each.nbytes / each.full:.2%}")
-    Console().print(drawn)
+    report_console().print(drawn)
 
 
 def _round(

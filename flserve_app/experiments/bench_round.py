@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median
 
 from flwr.serverapp import Grid
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.compose.apps import make_client_app
 from flserve_app.errors import ConfigError
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.engine import federate
 from flserve_app.experiments.network import loopback
 from flserve_app.experiments.round_app import Measured, measured_of, write_app
@@ -87,7 +87,7 @@ def show(measured: Measured) -> None:
             f"{cost.versioned / cost.plain:.2f}",
         )
         phases.add_row(cost.job, *(f"{cost.phases[phase]:.3f}" for phase in PHASES))
-    console = Console()
+    console = report_console()
     console.print(table, phases)
     if measured.floor_seconds:
         floor = f"{median(measured.floor_seconds):.3f} s (median of {len(measured.floor_seconds)})"

@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from flserve_app.compose.folder import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import DeliveryError, NotFound
 from flserve_app.experiments.command import Lines, called, last_words
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.superlink import NAME, flower_command, own_superlink
 
 JOB = ("experiment=tutorial", "num_clients=2", "strategy.clients_per_round=2", "num_rounds=3")
@@ -85,7 +85,7 @@ def run(project: Path | None) -> list[Profile]:
 
 def show(profiles: Sequence[Profile]) -> None:
     """Print a table for each way to run."""
-    console = Console()
+    console = report_console()
     for profile in profiles:
         console.print(f"{profile.name}: {profile.seconds:.1f} s", soft_wrap=True)  # as a title it would wrap early
         table = Table()

@@ -33,6 +33,7 @@ class Damage:
         missing: Whether it is gone, rather than damaged.
         spare: Whether what it makes can be made without it.
         repaired: Whether it was put back.
+        state: Whether it is a state, which no payload makes.
     """
 
     blob: str
@@ -41,6 +42,7 @@ class Damage:
     missing: bool
     spare: bool
     repaired: bool = False
+    state: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ def _state_damage(registry: Registry, inventory: Inventory, model: str | None) -
                 reason=str(error),
                 missing=isinstance(error, NotFound),
                 spare=False,
+                state=True,
             )
 
 

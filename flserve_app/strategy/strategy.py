@@ -210,6 +210,7 @@ class VersionedStrategy(Strategy):
             evaluate_fn=self._rounds.evaluating(self._private.completing(evaluate_fn)),
         )
         self._rounds.finish()
+        result.arrays = result.arrays or self._publisher.record  # nothing, where no round was left to do
         return result
 
     def configure_train(

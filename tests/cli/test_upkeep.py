@@ -43,12 +43,30 @@ def test_damage_is_told_version_by_version_and_exits_with_1(store):
     done = flserve("verify", "--store", store, "--model", "m")
     assert done.exit_code == 1
     assert done.stderr == ""
-    assert done.stdout.splitlines()[-1].startswith("DAMAGED: versions 1 good, 5 lost; 6 payloads")
+    assert done.stdout.splitlines()[-1].startswith("DAMAGED: versions 1 good, 5 lost; 2 blobs damaged or missing; 6")
     lost = [row[1] for row in rows_of(done.stdout) if row[0] == "m"]
     assert lost == ["v1", "v2", "v3", "v4", "v5"]
     found = json.loads(flserve("verify", "--store", store, "--json").stdout)
     assert sorted((one["missing"], one["repaired"]) for one in found["damage"]) == [(False, False), (True, False)]
     assert {row["version"]: row["condition"] for row in found["versions"]}["v0"] == "good"
+
+
+def test_a_repair_says_what_it_could_do(store):
+    blob_of(store, 4).unlink()
+    done = flserve("verify", "--store", store, "--repair")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1] == "repair: 0 of 1 put back; nothing that is left makes the others"
+
+
+def test_a_damaged_state_is_told_with_what_it_costs(store):
+    with Registry.open(store) as registry:
+        registry.publish("s", drifting(1)[0], round=0, codec="full", state=b"moments", state_kind="adam")
+        (state,) = registry.catalog.inventory().states.values()
+    (store / "blobs" / state.blob[:2] / state.blob).unlink()
+    done = flserve("verify", "--store", store)
+    assert done.exit_code == 1
+    assert "missing: no run can go on from there" in done.stdout
+    assert "; 1 blob damaged or missing; " in done.stdout
 
 
 def test_orphans_are_mentioned(store):

@@ -25,8 +25,11 @@ def test_a_number_is_a_ramp_that_stays():
     "values", [(0, 1, 2), (1, -1, 2), (1, math.inf, 2), (math.nan, 1, 2), ("1", 1, 2), (1, 1, -1), (1, 1, 1.5)]
 )
 def test_values_out_of_range_are_refused(values):
-    with pytest.raises(CodecError, match="a ramp"):
+    with pytest.raises(CodecError, match=r"^found .*, expected ") as caught:
         Ramp(*values)
+    with pytest.raises(CodecError, match=r"^share: found ") as named:
+        ramp_of(list(values), "share")
+    assert str(named.value) == f"share: {caught.value}"
 
 
 @pytest.mark.parametrize("value", ["0.5", [1, 2], True, None, {"start": 1}])

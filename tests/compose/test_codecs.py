@@ -59,7 +59,7 @@ def test_dither_is_for_updates_without_feedback():
 def test_files_of_lossy_codecs_say_the_defaults():
     for place in ("codec", "uplink"):
         app = load([f"{place}=grid"]).app
-        assert codec_of(getattr(app, place)) == Lossy(name="grid", feedback=Feedback())
+        assert codec_of(getattr(app, place), place) == Lossy(name="grid", feedback=Feedback())
         app = load([f"{place}=topk"]).app
-        assert codec_of(getattr(app, place)) == Lossy(name="topk", feedback=Feedback())
-    assert codec_of(CodecConfig(name="lossless")) == "lossless"
+        assert codec_of(getattr(app, place), place) == Lossy(name="topk", feedback=Feedback())
+    assert codec_of(CodecConfig(name="lossless"), "codec") == "lossless"

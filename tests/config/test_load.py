@@ -72,6 +72,7 @@ def test_the_tutorial_is_the_reference_case():
         (["codec=[grid"], r"override codec=\[grid cannot be read: no viable alternative at input '\[grid'$"),
         (["roles=[{'head.*': private}]"], r"cannot be read: .* \(keys in braces take no quotes\)$"),
         (["codec=null"], "must be a string or a list"),
+        (["codec.arguments.scope=model"], "the configuration has no key 'codec.arguments.scope'"),
         (["+rouns=3"], "no key 'rouns'"),
         (["+train.momentun=0.1"], "no key 'train.momentun'"),
         (["=3"], "must be a string or a list"),

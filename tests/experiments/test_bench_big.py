@@ -41,7 +41,7 @@ def test_a_gigabyte_passes_under_its_cap():
 
 def test_phases_are_shown(monkeypatch):
     out = StringIO()
-    monkeypatch.setattr(bench_big, "Console", lambda: Console(file=out, width=120))
+    monkeypatch.setattr(bench_big, "report_console", lambda: Console(file=out, width=120))
     show([Phase(name="encode", seconds=1.0, before=MIB, peak=5 * MIB, nbytes=3 * MIB)], gigabytes=1, cap_gigabytes=2)
     assert "encode" in out.getvalue()
     assert "cap of 2 GB" in out.getvalue()

@@ -22,6 +22,6 @@ def test_sizes_and_speeds(monkeypatch):
     assert [each.name for each in timed] == [f"{name}, {kind}" for kind in ("even", "uneven") for name in TIMED]
     assert all(each.encode_mb_s > 0 and each.decode_mb_s > 0 and each.fraction < 0.2 for each in timed)
     out = io.StringIO()
-    monkeypatch.setattr(bench_lossy, "Console", lambda: Console(file=out, width=120))
+    monkeypatch.setattr(bench_lossy, "report_console", lambda: Console(file=out, width=120))
     show(found, timed)
     assert all(name in out.getvalue() for name in (*SETTINGS, "topk 1 %, uneven"))

@@ -45,7 +45,7 @@ def test_both_updates_are_measured_and_shown(monkeypatch):
     rows, missing = run(rounds=1, seed=0, repeats=1, task="digits")
     assert [(row.update, row.peer) for row in rows] == [("aggregate", "DRIVE 1 bit"), ("client", "DRIVE 1 bit")]
     out = io.StringIO()
-    monkeypatch.setattr(bench_peers, "Console", lambda: Console(file=out, width=200))
+    monkeypatch.setattr(bench_peers, "report_console", lambda: Console(file=out, width=200))
     show(rows, missing)
     assert out.getvalue().count("DRIVE 1 bit") == 2
     assert out.getvalue().endswith("Z is not there (pip install z)\n")

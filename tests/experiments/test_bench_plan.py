@@ -26,7 +26,7 @@ def test_every_codec_has_a_round_for_each_number_of_bases(found):
 
 def test_it_is_shown(found, monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr(bench_plan, "Console", lambda: Console(file=out, width=80))
+    monkeypatch.setattr(bench_plan, "report_console", lambda: Console(file=out, width=80))
     show(found)
     assert "40 clients, 4 versions" in out.getvalue()
     assert all(codec in out.getvalue() for codec in CODECS)

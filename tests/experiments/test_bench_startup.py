@@ -111,7 +111,7 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path):
 
 def test_profiles_are_shown_whole_on_a_narrow_terminal(monkeypatch):
     out = StringIO()
-    monkeypatch.setattr(bench_startup, "Console", lambda: Console(file=out, width=80))
+    monkeypatch.setattr(bench_startup, "report_console", lambda: Console(file=out, width=80))
     show([Profile(name="flserve run engine=simulation", seconds=12.34, phases={"imports": 2.0, "end": 10.34})])
     assert "flserve run engine=simulation: 12.3 s\n" in out.getvalue()
     assert "10.34" in out.getvalue()
