@@ -240,4 +240,4 @@ def _read_row(side: memoryview) -> tuple[int, memoryview]:
     return row, reader.take(reader.left)
 
 
-GRID_DELTA = GridOp(code=6, name="grid-delta")
+GRID_DELTA = GridOp(code=7, name="grid-delta")

@@ -8,7 +8,8 @@
 | 3 | bins | residuals to nothing, sorted by label, pcodec |
 | 4 | planes-delta | residuals to the base's words, byte planes and zstd |
 | 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
-| 6 | grid-delta | floats: whole steps from the base's values (`grid`) |
+| 6 | | an earlier form of 7, in no release |
+| 7 | grid-delta | floats: whole steps from the base's values (`grid`) |
 
 Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; runs have
 at least `LABEL_RUN` (8,192) words. Planes are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144)
