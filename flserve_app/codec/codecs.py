@@ -100,10 +100,10 @@ def codec_named(name: str) -> Codec:
 
 
 def on_grids(codec: Codec, steps: Mapping[str, float]) -> Codec:
-    """Return a codec that offers some tensors, those whose change lies on a grid, just that.
+    """Return a codec that offers some tensors, those whose change lies on a grid, to travel by steps.
 
     Args:
-        codec: Offers all others.
+        codec: Offers what it has to all others, and to half floats.
         steps: The step of each of these tensors, by name.
     """
 
