@@ -1,3 +1,4 @@
+import signal
 import tempfile
 
 import pytest
@@ -12,6 +13,9 @@ settings.load_profile("flserve")
 
 
 def pytest_configure(config):
+    # A shell's background jobs ignore interrupts, and so would all that tests start: some are to be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for warning in THEIRS:
         config.addinivalue_line("filterwarnings", f"ignore:{warning}")
 
