@@ -21,13 +21,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from flserve_app.compose.apps import make_client_app
 from flserve_app.compose.job import check, run_job
 from flserve_app.compose.screen import Screen, sweep_table
 from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
 from flserve_app.errors import ConfigError, FlserveError
+from flserve_app.experiments.console import report_console
 from flserve_app.experiments.engine import federate
 
 DEFAULT_CLIENTS = 10
@@ -70,7 +70,7 @@ def run(overrides: Sequence[str]) -> None:
         # Hydra's way to refuse some overrides, or a run folder that cannot be made
         raise ConfigError(one_sentence(error)) from error
     if len(done) > 1:
-        _console().print(sweep_table(done))
+        report_console(PLAIN_WIDTH).print(sweep_table(done))
     if failed:
         raise failed[0]
 
@@ -87,7 +87,7 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
     """
     clients = composed.app.num_clients or DEFAULT_CLIENTS
     check(composed.app, clients, folder)
-    console = _console()
+    console = report_console(PLAIN_WIDTH)
     screen = Screen(composed.app.num_rounds, partial(console.print, soft_wrap=True, highlight=False), console)
     summaries: list[dict[str, Any]] = []
 
@@ -104,11 +104,6 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
 def _job(config: DictConfig) -> dict[str, Any]:
     output = HydraConfig.get().runtime.output_dir
     return run_simulated(checked(config, output), Path(output))
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 @contextmanager
