@@ -1,0 +1,49 @@
+"""Text from elsewhere: made safe to show, or judged fit to keep.
+
+Whatever a client, a server, a file of somebody else's or an exception says may carry terminal escapes, line breaks,
+direction marks or megabytes. Rules:
+- What is shown (a log, a table, an error) goes through `plain`, once, where it comes in.
+- What is kept as a name (a model, a tensor, a metric, an identity) has to be `is_plain`, or it is refused: a name
+  that was changed would be another name.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+SHOWN = 300  # characters of somebody else's text that are worth a line
+NAMED = 200  # characters that a name may have
+
+# CSI, OSC and the other strings (ended by BEL or ST, or cut off), then any two-character escape.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+
+
+def plain(text: object, limit: int = SHOWN) -> str:
+    """Return a text as one line of at most `limit` printable characters.
+
+    Terminal escapes go with their arguments; white space of any kind becomes one space; control characters, direction
+    marks, lone surrogates and what Unicode has not assigned are dropped; what is too long is cut and ends in an
+    ellipsis.
+    """
+    # Escapes are looked for in what could be shown at all: text of megabytes must not cost as much.
+    found = _ESCAPES.sub("", str(text)[: 8 * limit])
+    line = "".join(" " if character.isspace() else character for character in found if _shows(character))
+    line = " ".join(line.split())
+    cut = len(line) > limit or len(str(text)) > 8 * limit
+    return line[: limit - 1].rstrip() + "…" if cut else line
+
+
+def is_plain(text: str, limit: int = NAMED) -> bool:
+    """Whether a text can stand as a name: 1 to `limit` printable characters, spaces inside only."""
+    if not 0 < len(text) <= limit or text != text.strip():
+        return False
+    return all(character == " " or (not character.isspace() and _shows(character)) for character in text)
+
+
+def _shows(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character)[0] != "C"

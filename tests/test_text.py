@@ -1,0 +1,63 @@
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flserve_app.text import SHOWN, is_plain, plain
+
+ESCAPES = {
+    "a title": "\x1b]0;owned\x07",
+    "a title ended by ST": "\x1b]0;owned\x1b\\",
+    "a cleared screen": "\x1b[2J",
+    "the clipboard": "\x1b]52;c;cm0=\x07",
+    "eight-bit CSI": "\x9b31m",
+    "a device control string": "\x1bPq#0;2\x1b\\",
+    "a reset": "\x1bc",
+    "a character set": "\x1b(0",
+    "a string that never ends": "\x1b]0;",
+    "backspaces": "\x08\x08",
+    "a direction mark": "\u202e",
+    "an isolate": "\u2066",
+    "a zero width": "\u200b",
+    "a surrogate": "\ud800",
+    "private use": "\ue000",
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
+def test_escapes_go_with_their_arguments(escape):
+    assert plain(f"before{escape}") == "before"
+    assert not is_plain(f"before{escape}")
+
+
+@pytest.mark.parametrize("space", ["\n", "\r\n", "\t", "\v", "\x85", "\u2028", "\u2029", "  "])
+def test_white_space_of_any_kind_is_one_space(space):
+    assert plain(f" one{space}two ") == "one two"
+    assert not is_plain(f"one{space}two") or space == "  "
+
+
+def test_what_people_write_stays_as_it_is():
+    said = "Größe 3 mal 4 ≠ (5,), 模型 'cnn' - naïve?"
+    assert plain(said) == said
+    assert is_plain(said)
+
+
+def test_what_is_too_long_is_cut_and_says_so():
+    assert plain("x" * (SHOWN + 1)) == "x" * (SHOWN - 1) + "…"
+    assert plain("x" * SHOWN) == "x" * SHOWN
+    assert plain("x" * 10_000_000)[-1] == "…"
+
+
+@given(st.text(), st.integers(2, 50))
+def test_one_line_whatever_comes_in(text, limit):
+    line = plain(text, limit)
+    assert len(line) <= limit
+    assert line == line.strip()
+    assert not line or is_plain(line, limit)
+    assert plain(line, limit) == line
+
+
+@given(st.text(alphabet=string.ascii_letters + string.digits + "_.-/ ", min_size=1, max_size=80).map(str.strip))
+def test_ordinary_names_are_plain(name):
+    assert is_plain(name) == bool(name)
