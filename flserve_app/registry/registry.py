@@ -21,6 +21,7 @@ from flserve_app.registry.archive import Archive
 from flserve_app.registry.clock import utc_now
 from flserve_app.registry.insist import insist
 from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, open_layout
+from flserve_app.registry.leases import LeaseKeeper
 from flserve_app.registry.memory import Memory
 from flserve_app.registry.refs import resolve
 from flserve_app.store import (
@@ -79,7 +80,7 @@ class Registry:
             self.catalog, blobs, keyframe_every=keyframe_every, codec=codec, recent_bytes=recent_bytes
         )
         self._memory = Memory(database, blobs)
-        self.clock = clock
+        self.clock, self.leases = clock, LeaseKeeper(database, clock)
 
     @classmethod
     def open(
@@ -190,11 +191,7 @@ class Registry:
         insist(lambda: self._memory.save(model, number, data, kind))
 
     def load_state(self, model: str, number: int) -> tuple[str, bytes] | None:
-        """Return kind and bytes of a version's state, verified; None if it has none.
-
-        Raises:
-            CorruptBlob: If it is damaged.
-        """
+        """Return kind and bytes of a version's state, verified; None if it has none. Raises CorruptBlob."""
         return self._memory.load(model, number)
 
     def saw_clients(self, model: str, holders: Iterable[Holder]) -> None:
@@ -205,9 +202,9 @@ class Registry:
         """Return the clients of a model as they were last seen, by identity."""
         return self._clients.of(model)
 
-    def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
-        """Add metrics to a version, replacing those of the same name. Raises NotFound."""
-        return self.catalog.add_metrics(model, number, metrics)
+    def add_metrics(self, model: str, number: int, metrics: Mapping[str, float], *, keep: bool = False) -> Version:
+        """Add metrics to a version, replacing those of the same name unless they are to be kept. Raises NotFound."""
+        return self.catalog.add_metrics(model, number, metrics, keep=keep, lease=self.leases.token(model))
 
     def load(self, version: str | Version) -> Artifact:
         """Return the artifact of a version, or of a whole digest, verified.
@@ -297,4 +294,5 @@ class Registry:
         base = None if parent is None or parent.collected else parent.digest
         edges = self.archive.keep(artifact, base, delta)
         with self._memory.kept(draft.model, data, kind) as state:
-            return self.catalog.publish(draft, edges[0] if edges else None, state, also=edges[1:])
+            lease = self.leases.token(draft.model)
+            return self.catalog.publish(draft, edges[0] if edges else None, state, also=edges[1:], lease=lease)

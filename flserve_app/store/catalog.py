@@ -13,7 +13,7 @@ from typing import Any, final
 
 from sqlalchemy import Connection, Select, select, update
 
-from flserve_app.errors import NotFound, StoreError
+from flserve_app.errors import Conflict, NotFound, StoreError
 from flserve_app.store import rows
 from flserve_app.store.admission import admit
 from flserve_app.store.claims import Holds
@@ -21,7 +21,8 @@ from flserve_app.store.database import Database
 from flserve_app.store.edges import add_artifact, add_edge, check_kept
 from flserve_app.store.inventory import Inventory, take_inventory
 from flserve_app.store.labels import follow_latest
-from flserve_app.store.names import ensure_model, next_number
+from flserve_app.store.leases import check_held
+from flserve_app.store.names import ensure_model, model_key, next_number
 from flserve_app.store.schema import artifacts, edges, models, runs, versions
 from flserve_app.store.states import forget_old_states, put_state
 from flserve_app.store.version import Draft, Edge, State, Version
@@ -41,7 +42,13 @@ class Catalog:
         self._holds = holds
 
     def publish(
-        self, draft: Draft, edge: Edge | None, state: State | None = None, *, also: Sequence[Edge] = ()
+        self,
+        draft: Draft,
+        edge: Edge | None,
+        state: State | None = None,
+        *,
+        also: Sequence[Edge] = (),
+        lease: str | None = None,
     ) -> Version:
         """Add a version, the edge that makes its content and its state, and move the label `latest` to it.
 
@@ -50,14 +57,20 @@ class Catalog:
             edge: The payload that was stored for it; None if the artifact is known already.
             state: What the strategy remembers, stored already.
             also: Further payloads that were stored for it.
+            lease: Token of the model's lease, for a run that holds it: a version without a parent is then the
+                model's first.
 
         Raises:
+            Conflict: If the run lost its lease, or the model is not new any more.
             NotFound: If the parent or the run is not there.
             Overtaken: If the artifact (without an edge), the edge's base or a blob is not there any more.
             StoreError: If the model's name is not plain.
         """
         with self._database.write() as connection:
             key = ensure_model(connection, draft.model)
+            if lease is not None:
+                check_held(connection, key, draft.model, lease)
+                _check_new(connection, key, draft)
             _check_parents(connection, key, draft)
             stored = self._add_artifact(connection, draft, edge)
             stored += sum(add_edge(connection, other, holds=self._holds) for other in also)
@@ -76,15 +89,27 @@ class Catalog:
         with self._database.write() as connection:
             admit(connection, model, drafts, edges, sizes, holds=self._holds, now=now)
 
-    def add_metrics(self, model: str, number: int, metrics: Mapping[str, float]) -> Version:
-        """Add metrics to a version, replacing those of the same name.
+    def add_metrics(
+        self, model: str, number: int, metrics: Mapping[str, float], *, keep: bool = False, lease: str | None = None
+    ) -> Version:
+        """Add metrics to a version, replacing those of the same name, or keeping them.
+
+        Args:
+            model: Name of the model.
+            number: Number of the version.
+            metrics: By name.
+            keep: Whether those that are there stay as they are.
+            lease: Token of the model's lease, for a run that holds it.
 
         Raises:
+            Conflict: If the run lost its lease.
             NotFound: If the version is not there.
         """
         with self._database.write() as connection:
+            if lease is not None:
+                check_held(connection, model_key(connection, model), model, lease)
             version = _version(connection, model, number)
-            merged = rows.metrics_to_json({**version.metrics, **metrics})
+            merged = rows.metrics_to_json({**metrics, **version.metrics} if keep else {**version.metrics, **metrics})
             connection.execute(update(versions).where(versions.c.serial == version.serial).values(metrics=merged))
             return _version(connection, model, number)
 
@@ -169,6 +194,13 @@ def _version(connection: Connection, model: str, number: int) -> Version:
     if row is None:
         raise NotFound(f"model {model!r} has no version v{number}")
     return rows.version(row)
+
+
+def _check_new(connection: Connection, key: int, draft: Draft) -> None:
+    if draft.parent is None and connection.execute(select(versions.c.serial).where(versions.c.model_id == key)).first():
+        raise Conflict(
+            f"model {draft.model!r} was new when the run began, and is in the store now: nothing was published"
+        )
 
 
 def _check_parents(connection: Connection, key: int, draft: Draft) -> None:

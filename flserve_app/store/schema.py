@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0002"
+HEAD = "0003_leases"
 
 metadata = MetaData()
 
@@ -127,4 +127,18 @@ clients = Table(
     Column("number", Integer),
     Column("round", Integer, nullable=False),
     Column("seen", String(32), nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("model_id", ForeignKey("models.id"), primary_key=True),
+    Column("token", String(64), nullable=False, unique=True),
+    Column("run", String(128)),
+    Column("host", String(128), nullable=False),
+    Column("place", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("begun", String(32), nullable=False),
+    Column("taken", String(32), nullable=False),
+    Column("heard", String(32), nullable=False),
 )

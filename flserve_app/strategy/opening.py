@@ -1,19 +1,26 @@
 """Opening the store that a run writes to, and the names in it that the run is given.
 
 A relative path starts wherever the process was started, which under `flwr run` is anybody's guess: so the absolute
-one is said. A model name that exists is continued only when asked to.
+one is said. A model name that exists is continued only when asked to, and by one run at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from logging import INFO
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from flwr.common.logger import log
 
-from flserve_app.errors import Conflict
+from flserve_app.errors import ConfigError, Conflict
 from flserve_app.registry import Registry
 from flserve_app.store import Version, check_digest
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Method = Callable[Concatenate[Any, Arguments], Result]
 
 
 def check_name(registry: Registry, model: str, *, resume: bool) -> Version | None:
@@ -31,10 +38,30 @@ def check_name(registry: Registry, model: str, *, resume: bool) -> Version | Non
     return latest
 
 
+def leased(start: Method[Arguments, Result]) -> Method[Arguments, Result]:
+    """Return a strategy's method that has the model's name to itself while it runs; it may raise Conflict."""
+
+    @wraps(start)
+    def held(strategy: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with strategy._publisher.leased():
+            return start(strategy, *args, **kwargs)
+
+    return held
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder. Raises ConfigError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"path {str(path)!r} cannot be found: no home folder is known (HOME is not set)") from error
+
+
 def opened(store: str | Path) -> Registry:
-    """Return the registry in a folder. Raises StoreError."""
-    log(INFO, "flserve: store %s", Path(store).expanduser().absolute())
-    return Registry.open(Path(store).expanduser())
+    """Return the registry in a folder. Raises ConfigError, StoreError."""
+    path = expanded(store)
+    log(INFO, "flserve: store %s", path.absolute())
+    return Registry.open(path)
 
 
 def digest_of(name: str, registry: Registry) -> str:

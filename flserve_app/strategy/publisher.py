@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import final
 
@@ -70,6 +71,7 @@ class Publisher:
         self._visiting: dict[str, Artifact] = {}
         self._numbers: dict[str, int] = {}
         self._line: set[str] = set()
+        self._own: set[int] = set()
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
 
     @property
@@ -92,6 +94,10 @@ class Publisher:
         if self._current is None:
             raise NotFound(f"model {self.model!r} has no version yet")
         return self._current
+
+    def leased(self) -> AbstractContextManager[None]:
+        """Return a block in which the run has the model's name to itself. Raises Conflict, StoreError."""
+        return self.registry.leases.hold(self.model, self._run)
 
     def publish(self, artifact: Artifact, server_round: int, state: State | None = None) -> Version:
         """Store an artifact, rounded if the codec rounds, as the next version; make it current.
@@ -132,6 +138,7 @@ class Publisher:
             state=None if state is None else state[1],
             delta=delta,
         )
+        self._own.add(version.number)
         self.adopt(version, artifact)
         return version
 
@@ -148,8 +155,9 @@ class Publisher:
         self._planner.moved()
 
     def measured(self, metrics: Mapping[str, float]) -> None:
-        """Add metrics to the newest version."""
-        self.registry.add_metrics(self.model, self.version.number, metrics)
+        """Add metrics to the newest version; what another run recorded with its own stays as it is."""
+        number = self.version.number
+        self.registry.add_metrics(self.model, number, metrics, keep=number not in self._own)
 
     def artifact_of(self, record: ArrayRecord) -> Artifact:
         """Return the artifact of a record that is about to be delivered, published or not."""

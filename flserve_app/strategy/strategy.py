@@ -9,6 +9,7 @@ It wraps a strategy and changes what is around it, never what it computes. Rules
 - What it remembers is stored with each version, in the same transaction: a resumed run goes on as if it had
   never stopped.
 - A model name that exists is continued only when asked to; nothing is ever overwritten.
+- One run at a time has a model's name: it holds its lease from the first look at it to the end (`store.leases`).
 - Private tensors (`roles`) stay with the clients: versions, the inner strategy and the result have none of them.
 """
 
@@ -42,7 +43,7 @@ from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
-from flserve_app.strategy.opening import check_name, digest_of, opened
+from flserve_app.strategy.opening import check_name, digest_of, leased, opened
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.restore import restore
@@ -152,6 +153,7 @@ class VersionedStrategy(Strategy):
         log(INFO, "\t│\t└── Inner strategy: %s", type(self.inner).__name__)
         self.inner.summary()
 
+    @leased
     def start(
         self,
         grid: Grid,
@@ -175,7 +177,7 @@ class VersionedStrategy(Strategy):
             evaluate_fn: Evaluates a version on the server.
 
         Raises:
-            Conflict: If the model name exists and the run is not to resume.
+            Conflict: If the model name exists and the run is not to resume, or another run has it.
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)

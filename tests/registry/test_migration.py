@@ -14,6 +14,7 @@ from tests.registry.samples import drifting
 from tests.store.test_database import tables_of
 
 TO_0001 = """
+DROP TABLE leases;
 DROP TABLE states;
 DROP TABLE clients;
 ALTER TABLE artifacts DROP COLUMN collected;
@@ -70,9 +71,9 @@ def test_an_older_store_is_moved_with_nothing_lost(old_store):
         assert all(version.collected is None for version in versions)
         assert registry.load_state("m", 3) is None
     after = content_of(old_store / "catalog.sqlite")
-    assert after.pop("alembic_version") == [("0002",)]
+    assert after.pop("alembic_version") == [("0003_leases",)]
     before.pop("alembic_version")
-    assert (after.pop("states"), after.pop("clients")) == ([], [])
+    assert (after.pop("states"), after.pop("clients"), after.pop("leases")) == ([], [], [])
     assert after == {**before, "artifacts": [(*row, None) for row in before["artifacts"]]}
 
 

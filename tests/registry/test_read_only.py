@@ -113,7 +113,7 @@ def test_an_older_catalog_that_cannot_be_moved_is_refused(store):
     protect(store)
 
     def refused():
-        with pytest.raises(StoreError, match=r"has revision '0001', this flserve reads '0002', and the store"):
+        with pytest.raises(StoreError, match=r"has revision '0001', this flserve reads '0003_leases', and the store"):
             Registry.open(store, create=False)
 
     in_child(refused)
