@@ -58,5 +58,9 @@ class DeliveryError(FlserveError):
     """A message between server and client that does not follow the delivery protocol."""
 
 
+class Interrupted(FlserveError):
+    """A run that was told to stop, in a thread that no signal reaches."""
+
+
 class TaskError(FlserveError):
     """A task, data set or model that cannot be built as asked."""

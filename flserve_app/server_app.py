@@ -5,7 +5,6 @@ common ones may also be given as keys of their own (`codec="full"`). The folder 
 and printed at the start and the end.
 """
 
-import re
 import shlex
 from collections.abc import Mapping
 from logging import ERROR, INFO
@@ -19,10 +18,8 @@ from rich.console import Console
 from flserve_app.compose.folder import project_outputs
 from flserve_app.compose.job import run_job
 from flserve_app.compose.screen import Screen
-from flserve_app.config import Composed, load
+from flserve_app.config import Composed, load, new_folder, quoted
 from flserve_app.errors import ConfigError, FlserveError
-
-_ESCAPED = re.compile(r"(\\*)(?:'|\Z)")
 
 app = ServerApp()
 
@@ -33,6 +30,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         composed = load(overrides_of(context.run_config))
         folder = project_outputs() / composed.run_dir
+        if composed.named_by_time:
+            folder = new_folder(folder)
         log(INFO, "flserve: run folder %s", folder)
         _run(grid, composed, folder)
     except FlserveError as error:
@@ -64,9 +63,6 @@ def overrides_of(run_config: Mapping[str, object]) -> list[str]:
 
 
 def _word(value: object) -> str:
-    """Return a value as Hydra's grammar reads it back: backslashes count only before a quote."""
     if not isinstance(value, str):
         return str(value).lower()
-    if value == "null":
-        return value
-    return "'" + _ESCAPED.sub(lambda found: found[1] * 2 + ("\\'" if found[0].endswith("'") else ""), value) + "'"
+    return value if value == "null" else quoted(value)

@@ -1,6 +1,7 @@
 """The application: its commands, and the boundary where errors become one line.
 
-Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1.
+Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1. A signal
+ends a command in order, with one line and the exit code that a shell gives it (130, 143).
 Wrong usage exits with 2, as click does. Heavy packages are imported by the commands that need them, so that
 the light ones answer at once.
 """
@@ -15,6 +16,7 @@ from typer.core import TyperGroup
 
 from flserve_app.cli import exchange, experiment, history, upkeep
 from flserve_app.errors import FlserveError
+from flserve_app.experiments.stopping import Stopped, stoppable
 
 
 @final
@@ -24,7 +26,11 @@ class ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
+        except Stopped as stopped:
+            typer.secho(f"error: stopped by {stopped.signal.name}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(stopped.exit_code) from None
         except FlserveError as error:
             typer.secho(f"error: {' '.join(str(error).split())}", fg=typer.colors.RED, err=True)
             raise typer.Exit(1) from None

@@ -2,27 +2,38 @@
 
 `config.yaml` (resolved), `history.jsonl` (a row a round, appended and flushed as rounds end, so that a killed
 run keeps what it did), `summary.json` (written at the end, atomically) and `store/`, unless a shared store is
-named.
+named. All are strict JSON or YAML: a number that is not finite is null.
+
+Rules:
+- Nothing is written before a run is admitted. One run makes `history.jsonl`, and locks it while it lasts: a folder
+  that has one holds a run, and takes another only to go on with the same model.
+- A run that ends before its first row leaves the files of the run before it as they were.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
+import yaml
 from omegaconf import OmegaConf
 
-from flserve_app.errors import StoreError
-from flserve_app.store import write_file
-from flserve_app.strategy import RoundRow
+from flserve_app.errors import ConfigError, Conflict, StoreError
+from flserve_app.store import make_folder, write_file
+from flserve_app.store.files import remove_file
+from flserve_app.strategy import RoundRow, expanded
 
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
 SUMMARY_FILE = "summary.json"
+NO_FILES: Mapping[str, str] = {}
 
 
 @final
@@ -30,22 +41,65 @@ class RunFolder:
     """Writes a run's files.
 
     Args:
-        path: The folder; made if it is not there.
-
-    Raises:
-        StoreError: If it cannot be made.
+        path: The folder; made when a run is admitted.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"run folder {self.path} cannot be made: {error}") from error
+        self._rows = 0
 
-    def write_config(self, resolved: Mapping[str, Any]) -> None:
-        """Write the resolved configuration. Raises StoreError."""
-        self._write(CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
+    def check(self, resolved: Mapping[str, Any]) -> None:
+        """Refuse a run that may not write here; nothing is written.
+
+        Args:
+            resolved: Its resolved configuration.
+
+        Raises:
+            Conflict: If the folder holds another run, which this one does not go on with.
+            StoreError: If it cannot be looked at.
+        """
+        try:
+            taken = any((self.path / name).exists() for name in (HISTORY_FILE, SUMMARY_FILE))
+            if taken and not resolved["resume"]:
+                raise Conflict(
+                    f"run folder {self.path} holds a run: continue it with resume=true, or choose another hydra.run.dir"
+                )
+            text = (self.path / CONFIG_FILE).read_text(encoding="utf-8", errors="replace") if taken else ""
+        except FileNotFoundError:
+            text = ""
+        except OSError as error:
+            raise StoreError(f"run folder {self.path} cannot be read: {error.strerror}") from error
+        if taken and (held := _published_as(text)) != (wanted := published_as(resolved)):
+            known = "one whose config.yaml cannot be read" if held is None else f"one of model {held!r}"
+            raise Conflict(f"run folder {self.path} holds {known}, not of {wanted!r}: choose another hydra.run.dir")
+
+    @contextmanager
+    def admitted(self, resolved: Mapping[str, Any], also: Mapping[str, str] = NO_FILES) -> Iterator[None]:
+        """Let a run write here for a block; if it fails before its first row, what it replaced is put back.
+
+        Args:
+            resolved: Its resolved configuration.
+            also: Further files that say how it was started, by their paths in the folder.
+
+        Raises:
+            Conflict: As `check`.
+            StoreError: If the folder cannot be made or written.
+        """
+        files = {CONFIG_FILE: OmegaConf.to_yaml(OmegaConf.create(dict(resolved))), **also}
+        self.check(resolved)
+        with self._locked() as new:
+            if not new:
+                self.check(resolved)
+            before = {name: (self.path / name).read_bytes() for name in files if (self.path / name).is_file()}
+            try:
+                for name, text in files.items():
+                    make_folder((self.path / name).parent)
+                    self._write(name, text)
+                yield
+            except BaseException:
+                if not self._rows:
+                    self._put_back(before, new=new)
+                raise
 
     def append(self, row: RoundRow) -> None:
         """Append a round's row to the history.
@@ -55,18 +109,71 @@ class RunFolder:
         """
         try:
             with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+                file.write(_to_json(asdict(row)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(f"{self.path / HISTORY_FILE} cannot be written: {error}") from error
+        self._rows += 1
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary. Raises StoreError."""
-        self._write(SUMMARY_FILE, json.dumps(dict(summary), indent=2) + "\n")
+        self._write(SUMMARY_FILE, _to_json(dict(summary), indent=2) + "\n")
+
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Lock the history for a block, and tell whether it is new: of two runs that come at once, one gets it."""
+        path = self.path / HISTORY_FILE
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            new = not path.exists()
+            file = path.open("x" if new else "a", encoding="utf-8")
+        except FileExistsError as error:
+            raise Conflict(f"run folder {self.path} was taken by another run at the same time") from error
+        except OSError as error:
+            raise StoreError(f"run folder {self.path} cannot be made or written: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(f"run folder {self.path} is in use by another run: choose another") from error
+            except OSError:
+                pass  # a file system without locks: the model's lease is what is left
+            yield new
+
+    def _put_back(self, before: Mapping[str, bytes], *, new: bool) -> None:
+        for name, content in before.items():
+            write_file(self.path / name, content)
+        if new:
+            remove_file(self.path / HISTORY_FILE)
 
     def _write(self, name: str, text: str) -> None:
         write_file(self.path / name, text.encode())
+
+
+def published_as(resolved: Mapping[str, Any]) -> str:
+    """Return the name that a run of this resolved configuration publishes under."""
+    return str(resolved["model_name"] or f"{resolved['task']['name']}-{resolved['model']['name']}")
+
+
+def _published_as(text: str) -> str | None:
+    """Return the name that the run of a config.yaml published under; None if the text does not tell."""
+    try:
+        return published_as(yaml.safe_load(text))
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def _to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def project_outputs() -> Path:
@@ -75,10 +182,18 @@ def project_outputs() -> Path:
     The ServerApp runs from an unpacked copy, in whatever directory the SuperLink was started in. So the folder
     is `FLSERVE_OUTPUTS` if it is set, the project's own if the package is installed from one in place, and the
     user's home otherwise.
+
+    Raises:
+        ConfigError: If it is the user's home, and none is known.
     """
     if configured := os.environ.get("FLSERVE_OUTPUTS"):
-        return Path(configured).expanduser().absolute()
-    return (_editable_project() or Path.home() / "flserve").absolute()
+        return expanded(configured).absolute()
+    try:
+        return (_editable_project() or expanded("~/flserve")).absolute()
+    except ConfigError as error:
+        raise ConfigError(
+            "no home folder is known (HOME is not set): name one for outputs in FLSERVE_OUTPUTS"
+        ) from error
 
 
 def _editable_project() -> Path | None:

@@ -8,6 +8,7 @@ from flserve_app.compose.model import Model
 from flserve_app.config import AppConfig
 from flserve_app.registry import Registry
 from flserve_app.store import Serving
+from flserve_app.strategy import expanded
 from flserve_app.task import TaskSpec, task_data
 from flserve_app.task.models import model_spec
 
@@ -25,8 +26,17 @@ def serving_of(model: Model, spec: TaskSpec) -> Serving:
     return Serving(**described, seed=model.seed)
 
 
+def store_path(config: AppConfig, folder: Path) -> Path:
+    """Return where the run's own store is, inside its folder, or the shared one that the configuration names.
+
+    Raises:
+        ConfigError: If it is in a home folder that is not known.
+    """
+    return folder / "store" if config.store is None else expanded(config.store)
+
+
 def open_store(config: AppConfig, folder: Path) -> Registry:
-    """Open the run's own store inside its folder, or the shared one the configuration names."""
-    path = folder / "store" if config.store is None else Path(config.store).expanduser()
+    """Open the store of a run, which is made if it is not there. Raises ConfigError, StoreError."""
+    path = store_path(config, folder)
     codec = config.codec.name if config.codec.name.startswith("lossless") else "lossless"
     return Registry.open(path, keyframe_every=config.keyframe_every, codec=codec)

@@ -1,5 +1,6 @@
 """Configurations: schemas and composition."""
 
+from flserve_app.config.folders import new_folder
 from flserve_app.config.load import Composed, checked, conf_dir, load, one_sentence, register_schemas
 from flserve_app.config.schema import (
     AppConfig,
@@ -10,6 +11,7 @@ from flserve_app.config.schema import (
     TaskConfig,
     TrainConfig,
 )
+from flserve_app.config.words import quoted
 
 __all__ = [
     "AppConfig",
@@ -23,6 +25,8 @@ __all__ = [
     "checked",
     "conf_dir",
     "load",
+    "new_folder",
     "one_sentence",
+    "quoted",
     "register_schemas",
 ]

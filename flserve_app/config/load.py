@@ -23,8 +23,17 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flserve_app.config.schema import AppConfig, CodecConfig, ModelConfig, StrategyConfig, TaskConfig
+from flserve_app.config.folders import by_time
+from flserve_app.config.schema import (
+    MOST_PATH_CHARACTERS,
+    AppConfig,
+    CodecConfig,
+    ModelConfig,
+    StrategyConfig,
+    TaskConfig,
+)
 from flserve_app.errors import ConfigError
+from flserve_app.text import is_plain, plain
 
 CONFIG_NAME = "config"
 MOST_NAME_BYTES = 200  # file systems take 255 of them; the job's number comes before
@@ -52,11 +61,13 @@ class Composed:
         app: The checked configuration.
         resolved: The same as plain values, as it is written to the run folder.
         run_dir: `hydra.run.dir`, resolved; relative to wherever outputs go.
+        named_by_time: Whether it has the time in it: then it is to be a new folder.
     """
 
     app: AppConfig
     resolved: dict[str, Any]
     run_dir: str
+    named_by_time: bool = False
 
 
 def conf_dir() -> Path:
@@ -101,15 +112,15 @@ def load(overrides: Sequence[str] = ()) -> Composed:
             with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
                 composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
                 HydraConfig.instance().set_config(composed)
-                run_dir = str(composed.hydra.run.dir)
+                run_dir, named_by_time = str(composed.hydra.run.dir), by_time(composed.hydra.run)
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
             raise ConfigError(one_sentence(error)) from error
         OmegaConf.set_struct(composed, False)
         composed.pop("hydra")
-        return checked(composed, run_dir)
+        return checked(composed, run_dir, named_by_time=named_by_time)
 
 
-def checked(config: DictConfig, run_dir: str) -> Composed:
+def checked(config: DictConfig, run_dir: str, *, named_by_time: bool = False) -> Composed:
     """Return a composed config as a checked value.
 
     Raises:
@@ -124,7 +135,9 @@ def checked(config: DictConfig, run_dir: str) -> Composed:
         raise ConfigError(f"the config is a {type(app).__name__}, expected the schema of flserve")
     if extra := _extra_keys(app, ""):
         raise ConfigError(f"the configuration has no key {extra[0]!r}; `flserve run --cfg job` shows all")
-    return Composed(app=app, resolved=resolved, run_dir=run_dir)
+    if not is_plain(run_dir, MOST_PATH_CHARACTERS):
+        raise ConfigError(f"hydra.run.dir is {plain(run_dir)!r}, expected a path of printable characters")
+    return Composed(app=app, resolved=resolved, run_dir=run_dir, named_by_time=named_by_time)
 
 
 def _extra_keys(part: Any, path: str) -> list[str]:

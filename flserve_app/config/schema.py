@@ -12,9 +12,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from flserve_app.errors import ConfigError
+from flserve_app.errors import ConfigError, StoreError
+from flserve_app.store.names import check_name
+from flserve_app.text import is_plain, plain
 
 MAX_ROUNDS = 1_000_000
+MOST_PATH_CHARACTERS = 4096
 ENGINES = ("simulation", "inprocess")
 LATE_RULES = ("drop", "rebase")
 DP_KINDS = ("none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive", "local")
@@ -228,6 +231,16 @@ class AppConfig:
         _positive("wait_seconds", self.wait_seconds)
         if self.engine not in ENGINES:
             raise ConfigError(f"engine is {self.engine!r}, expected one of: {', '.join(ENGINES)}")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        if self.model_name:
+            try:
+                check_name("model_name", self.model_name)
+            except StoreError as error:
+                raise ConfigError(str(error)) from error
+        if self.store is not None and not is_plain(self.store, MOST_PATH_CHARACTERS):
+            raise ConfigError(f"store is {plain(self.store)!r}, expected a path of printable characters")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

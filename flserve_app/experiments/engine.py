@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.errors import DeliveryError, FlserveError, Interrupted
 from flserve_app.experiments.inprocess import InProcessGrid
 
 CPUS_A_CLIENT = 1
+STOP_SECONDS = 20.0  # enough to end what is between two looks at the Grid
 
 
 def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
@@ -45,10 +49,13 @@ def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, 
 def _simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
     server_app = ServerApp()
     served: list[bool] = []
+    serving: list[threading.Thread] = []
+    stopping = threading.Event()
 
     @server_app.main()
     def main(grid: Grid, _: Context) -> None:
-        serve(grid)
+        serving.append(threading.current_thread())
+        serve(_until(stopping, grid))
         served.append(True)
 
     backend = {
@@ -62,8 +69,27 @@ def _simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients:
         raise
     except RuntimeError as error:
         raise DeliveryError(f"the simulation engine failed: {error}") from error
+    except KeyboardInterrupt:
+        # Only this thread is told. The server's would wait for clients that are gone, a timeout a round.
+        stopping.set()
+        for thread in serving:
+            thread.join(STOP_SECONDS)
+        raise
     if not served:
         raise DeliveryError("the simulation engine stopped before the run ended")
+
+
+def _until(stopping: threading.Event, grid: Grid) -> Grid:
+    """Return a Grid of Flower's that raises `Interrupted` once the run is to stop; it stays of Flower's own class."""
+    for name in ("get_node_ids", "push_messages", "pull_messages"):
+        setattr(grid, name, partial(_unless, stopping, getattr(grid, name)))
+    return grid
+
+
+def _unless(stopping: threading.Event, ask: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    if stopping.is_set():
+        raise Interrupted("the run was told to stop")
+    return ask(*args, **options)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from flwr.supercore.task_identity import TaskIdentity
 POLL_SECONDS = 0.001
 MOST_POLL_SECONDS = 0.05
 LARGE_BYTES = 64 << 20
+STOP_SECONDS = 1.0
 
 
 @final
@@ -58,16 +59,20 @@ class InProcessGrid(Grid):
         """Return the grid; leaving the block closes it."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close the grid."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the grid; whoever interrupts the process does not wait for a client to finish."""
+        self.close(STOP_SECONDS if kind is not None and issubclass(kind, KeyboardInterrupt) else None)
 
-    def close(self) -> None:
-        """End the thread once the message at hand is done; messages that wait are dropped."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the thread once the message at hand is done; messages that wait are dropped.
+
+        Args:
+            timeout: The longest to wait for that, in seconds; None for as long as it takes.
+        """
         while not self._inbox.empty():
             self._inbox.get()
         self._inbox.put(None)
-        self._worker.join()
+        self._worker.join(timeout)
 
     def set_run(self, run: Run) -> None:
         """Take over another run's id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ import hydra
 from flwr.serverapp import Grid
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flserve_app.compose.apps import make_client_app
+from flserve_app.compose.folder import NO_FILES
 from flserve_app.compose.job import check, run_job
 from flserve_app.compose.screen import Screen, sweep_table
 from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
@@ -75,12 +76,13 @@ def run(overrides: Sequence[str]) -> None:
         raise failed[0]
 
 
-def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
+def run_simulated(composed: Composed, folder: Path, also: Mapping[str, str] = NO_FILES) -> dict[str, Any]:
     """Run one composed experiment over simulated clients.
 
     Args:
         composed: The configuration.
         folder: The run folder.
+        also: Further files that say how it was started, by their paths in the folder.
 
     Returns:
         The summary.
@@ -92,7 +94,7 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
     summaries: list[dict[str, Any]] = []
 
     def serve(grid: Grid) -> None:
-        summaries.append(run_job(grid, composed, folder, screen.show))
+        summaries.append(run_job(grid, composed, folder, screen.show, also))
 
     try:
         federate(composed.app.engine, serve, make_client_app(), clients)
@@ -103,7 +105,17 @@ def run_simulated(composed: Composed, folder: Path) -> dict[str, Any]:
 
 def _job(config: DictConfig) -> dict[str, Any]:
     output = HydraConfig.get().runtime.output_dir
-    return run_simulated(checked(config, output), Path(output))
+    return run_simulated(checked(config, output), Path(output), _started_by(config))
+
+
+def _started_by(config: DictConfig) -> dict[str, str]:
+    """Return the files that Hydra keeps beside a job, unless it was told to write them itself."""
+    settings = HydraConfig.get()
+    if settings.output_subdir is not None:
+        return {}
+    only_hydra = OmegaConf.create({"hydra": settings})
+    kept = {"config": config, "hydra": only_hydra, "overrides": settings.overrides.task}
+    return {f".hydra/{name}.yaml": OmegaConf.to_yaml(part) for name, part in kept.items()}
 
 
 @contextmanager

@@ -37,6 +37,10 @@ class LeaseKeeper:
         held = self._held.get(model)
         return None if held is None else held.token
 
+    def check_free(self, model: str) -> None:
+        """Refuse a model that another run holds now. Raises Conflict."""
+        self._leases.check_free(model, mine=_mine, now=self._clock())
+
     @contextmanager
     def hold(self, model: str, run: str | None = None) -> Iterator[None]:
         """Hold a model's lease for a block; within it the run may hold it again.

@@ -22,7 +22,7 @@ from flserve_app.store.edges import add_artifact, add_edge, check_kept
 from flserve_app.store.inventory import Inventory, take_inventory
 from flserve_app.store.labels import follow_latest
 from flserve_app.store.leases import check_held
-from flserve_app.store.names import ensure_model, model_key, next_number
+from flserve_app.store.names import ensure_model, next_number
 from flserve_app.store.schema import artifacts, edges, models, runs, versions
 from flserve_app.store.states import forget_old_states, put_state
 from flserve_app.store.version import Draft, Edge, State, Version
@@ -69,7 +69,7 @@ class Catalog:
         with self._database.write() as connection:
             key = ensure_model(connection, draft.model)
             if lease is not None:
-                check_held(connection, key, draft.model, lease)
+                check_held(connection, draft.model, lease)
                 _check_new(connection, key, draft)
             _check_parents(connection, key, draft)
             stored = self._add_artifact(connection, draft, edge)
@@ -107,7 +107,7 @@ class Catalog:
         """
         with self._database.write() as connection:
             if lease is not None:
-                check_held(connection, model_key(connection, model), model, lease)
+                check_held(connection, model, lease)
             version = _version(connection, model, number)
             merged = rows.metrics_to_json({**metrics, **version.metrics} if keep else {**version.metrics, **metrics})
             connection.execute(update(versions).where(versions.c.serial == version.serial).values(metrics=merged))

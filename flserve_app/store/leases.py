@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from flserve_app.errors import Conflict
 from flserve_app.store import rows
 from flserve_app.store.database import Database
-from flserve_app.store.names import ensure_model, model_key
+from flserve_app.store.names import ensure_model
 from flserve_app.store.processes import Process, is_there, this_process
-from flserve_app.store.schema import leases, runs
+from flserve_app.store.schema import leases, models, runs
 
 SILENT_SECONDS = 60.0
 
@@ -82,9 +82,10 @@ class Leases:
         """
         with self._database.write() as connection:
             key = ensure_model(connection, lease.model)
-            row = connection.execute(select(leases).where(leases.c.model_id == key)).one_or_none()
-            if row is not None:
-                _replace(connection, _lease(row, lease.model), mine, lease.heard)
+            held = _held(connection, lease.model)
+            if held is not None:
+                _check_free(held, mine, lease.heard)
+                _remove(connection, held)
             connection.execute(insert(leases).values(model_id=key, **_columns(lease)))
 
     def heard(self, lease: Lease, now: datetime) -> bool:
@@ -98,41 +99,43 @@ class Leases:
         with self._database.write() as connection:
             connection.execute(delete(leases).where(leases.c.token == lease.token))
 
-    def of(self, model: str) -> Lease | None:
-        """Return a model's lease, if there is one. Raises NotFound if the model is not there."""
+    def check_free(self, model: str, *, mine: Collection[str], now: datetime) -> None:
+        """Refuse a model that another run holds now; the model need not be there. Raises Conflict."""
         with self._database.read() as connection:
-            key = model_key(connection, model)
-            row = connection.execute(select(leases).where(leases.c.model_id == key)).one_or_none()
-        return None if row is None else _lease(row, model)
+            held = _held(connection, model)
+        if held is not None:
+            _check_free(held, mine, now)
 
 
-def check_held(connection: Connection, key: int, model: str, token: str) -> None:
+def check_held(connection: Connection, model: str, token: str) -> None:
     """Check, in a write transaction of a run, that it holds the model's lease.
 
     Raises:
         Conflict: If another run took it over.
     """
-    row = connection.execute(select(leases).where(leases.c.model_id == key)).one_or_none()
-    if row is None or row.token != token:
-        by = "nobody" if row is None else _named(_lease(row, model))
+    held = _held(connection, model)
+    if held is None or held.token != token:
+        by = "nobody" if held is None else _named(held)
         raise Conflict(
             f"model {model!r} is not this run's any more: it was not heard of for {SILENT_SECONDS:.0f} s, "
             f"and {by} has the model now; nothing was written"
         )
 
 
-def _replace(connection: Connection, held: Lease, mine: Collection[str], now: datetime) -> None:
-    """Remove a lease that is free, and mark the run that held it; refuse one that is not."""
+def _check_free(held: Lease, mine: Collection[str], now: datetime) -> None:
+    """Refuse to take a lease that another run holds. Raises Conflict."""
     here = held.process == this_process()
     there = held.token in mine if here else is_there(held.process)
     if not is_free(held, there=there, now=now):
-        known = (
-            "" if there else f"; if that is dead, its name is free {SILENT_SECONDS:.0f} s after it was last heard of"
-        )
+        known = "" if there else f" if it lives, and it is free {SILENT_SECONDS:.0f} s after it was last heard of"
         raise Conflict(
             f"model {held.model!r} is being trained by {_named(held)}{known}: "
             "wait until it ends, or choose another model_name"
         )
+
+
+def _remove(connection: Connection, held: Lease) -> None:
+    """Remove a dead run's lease, and mark the run."""
     connection.execute(delete(leases).where(leases.c.token == held.token))
     died = update(runs).where(runs.c.id == held.run, runs.c.state == "running")
     connection.execute(died.values(state="interrupted", finished=rows.time_to_text(held.heard)))
@@ -157,7 +160,11 @@ def _columns(lease: Lease) -> dict[str, Any]:
     }
 
 
-def _lease(row: Row[Any], model: str) -> Lease:
+def _held(connection: Connection, model: str) -> Lease | None:
+    query = select(leases).join(models, leases.c.model_id == models.c.id).where(models.c.name == model)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
     return Lease(
         model=model,
         token=row.token,
