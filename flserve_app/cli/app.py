@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from flserve_app.cli import exchange, experiment, history, upkeep
 from flserve_app.errors import FlserveError
-from flserve_app.experiments.stopping import Stopped, stoppable
+from flserve_app.experiments.stopping import STOPPED_CODES, Stopped, leave, stoppable
 
 
 @final
@@ -58,4 +58,9 @@ def main() -> None:
     """Run the command line; it ends the process."""
     # typer wraps stdout in a way that newer releases of click announce the end of.
     warnings.filterwarnings("ignore", message=".*PacifyFlushWrapper", category=DeprecationWarning)
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code in STOPPED_CODES:
+            leave(int(end.code))
+        raise

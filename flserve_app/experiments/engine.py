@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,9 +22,11 @@ from flwr.simulation import run_simulation
 
 from flserve_app.errors import DeliveryError, FlserveError, Interrupted
 from flserve_app.experiments.inprocess import InProcessGrid
+from flserve_app.experiments.stopping import keep_signals
 
 CPUS_A_CLIENT = 1
-STOP_SECONDS = 20.0  # enough to end what is between two looks at the Grid
+LOOK_SECONDS = 0.2
+STOP_SECONDS = 3.0  # enough to end what is between two looks at the Grid
 
 
 def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
@@ -47,14 +50,38 @@ def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, 
 
 
 def _simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
+    """Run the engine in a thread of its own, so that this one hears signals, which Ray would take over."""
+    stopping = threading.Event()
+    outcome: Future[None] = Future()
+
+    def simulate() -> None:
+        try:
+            _run_engine(serve, client_app, num_clients, stopping)
+            outcome.set_result(None)
+        except BaseException as error:  # noqa: BLE001 it is raised again where it is waited for
+            outcome.set_exception(error)
+
+    # What is waited for is the outcome: a join that a signal interrupts takes the thread for ended.
+    threading.Thread(target=simulate, name="flserve-simulation", daemon=True).start()
+    try:
+        while not outcome.done():
+            wait([outcome], LOOK_SECONDS)
+            keep_signals()
+    except KeyboardInterrupt:
+        stopping.set()
+        _end(outcome)
+        raise
+    outcome.result()
+
+
+def _run_engine(
+    serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int, stopping: threading.Event
+) -> None:
     server_app = ServerApp()
     served: list[bool] = []
-    serving: list[threading.Thread] = []
-    stopping = threading.Event()
 
     @server_app.main()
     def main(grid: Grid, _: Context) -> None:
-        serving.append(threading.current_thread())
         serve(_until(stopping, grid))
         served.append(True)
 
@@ -69,14 +96,19 @@ def _simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients:
         raise
     except RuntimeError as error:
         raise DeliveryError(f"the simulation engine failed: {error}") from error
-    except KeyboardInterrupt:
-        # Only this thread is told. The server's would wait for clients that are gone, a timeout a round.
-        stopping.set()
-        for thread in serving:
-            thread.join(STOP_SECONDS)
-        raise
     if not served:
         raise DeliveryError("the simulation engine stopped before the run ended")
+
+
+def _end(outcome: Future[None]) -> None:
+    """Wait for an engine that was told to stop; where a client trains on, its process is ended."""
+    wait([outcome], STOP_SECONDS)
+    if not outcome.done():
+        import ray
+
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what ends now ends on purpose
+        ray.shutdown()
+        wait([outcome], STOP_SECONDS)
 
 
 def _until(stopping: threading.Event, grid: Grid) -> Grid:

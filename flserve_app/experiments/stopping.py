@@ -4,6 +4,8 @@ Rules:
 - A signal becomes `Stopped` in the main thread, so that whatever is open is closed, marked and removed on the way out.
 - Schedulers and terminals send a signal more than once: what comes within a second of the first is the same request.
   One that comes later ends the process at once, for whoever cannot wait.
+- A library that takes a signal over, below Python, is overruled (`keep_signals`).
+- A process that was stopped ends without waiting for its threads: a client may train on for hours.
 - A signal that the process was started to ignore (`nohup`) stays ignored.
 """
 
@@ -11,14 +13,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import final
+from typing import NoReturn, final
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED_CODES = tuple(128 + each for each in SIGNALS)  # what a shell says of a process that a signal ended
 ECHO_SECONDS = 1.0
 
 
@@ -36,7 +40,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell says of a process that the signal ended."""
+        """The exit code of a process that the signal ended."""
         return 128 + self.signal
 
 
@@ -65,3 +69,20 @@ def stoppable() -> Iterator[None]:
         for each, handler in before.items():
             if signal.getsignal(each) is stop:
                 signal.signal(each, handler)
+
+
+def keep_signals() -> None:
+    """Install again what Python knows as the handlers; only the main thread can, elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for each in SIGNALS:
+        if callable(handler := signal.getsignal(each)):
+            signal.signal(each, handler)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now, with what it has printed."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
