@@ -112,7 +112,8 @@ def _in_memory(content: bytes) -> sqlite3.Connection:
         content = content[: _VERSIONS.start] + _WITHOUT + content[_VERSIONS.stop :]
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        connection.deserialize(content)
+        if content:  # an empty file is a database without tables
+            connection.deserialize(content)
     except BaseException:
         connection.close()
         raise
