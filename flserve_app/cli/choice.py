@@ -5,6 +5,9 @@ Right after a run, `flserve log` shows that run: the newest store below `outputs
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -51,7 +54,7 @@ def newest_store(outputs: Path) -> Path:
     Raises:
         NotFound: If there is none.
     """
-    stores = [marker.parent for marker in outputs.glob(f"**/{STORE}/{MARKER}")]
+    stores = list(_stores(outputs))
     if not stores:
         raise NotFound(f"there is no store below {outputs.absolute()}: name one with --store")
     return max(stores, key=lambda store: (_holds_something(store), _last_written(store), str(store)))
@@ -74,11 +77,28 @@ def choose_model(registry: Registry, model: str | None) -> str:
     return model
 
 
+def _stores(outputs: Path) -> Iterator[Path]:
+    """Yield the stores below a folder; what goes meanwhile, or may not be listed, holds none."""
+    for folder, names, _ in os.walk(outputs):
+        store = Path(folder) / STORE
+        if STORE in names and os.access(store / MARKER, os.F_OK):
+            names.remove(STORE)  # nothing in a store is another
+            yield store
+
+
 def _holds_something(store: Path) -> bool:
     """Whether a run got as far as its first version: one that failed before left an empty store."""
-    blobs = store / BLOBS
-    return blobs.is_dir() and any(blobs.iterdir())
+    try:
+        return any((store / BLOBS).iterdir())
+    except OSError:
+        return False
 
 
 def _last_written(store: Path) -> float:
-    return max((entry.stat().st_mtime for entry in store.iterdir()), default=0.0)
+    """Return when a store was written to; files of runs that end meanwhile go, as does the whole store."""
+    times = [0.0]
+    with suppress(OSError):
+        for entry in store.iterdir():
+            with suppress(OSError):
+                times.append(entry.stat().st_mtime)
+    return max(times)

@@ -15,9 +15,11 @@ from flserve_app.artifact import Artifact
 from flserve_app.artifact.exchange import to_npz, to_safetensors
 from flserve_app.cli.choice import choose_model, open_store, open_target
 from flserve_app.cli.options import VERSION_HELP, JsonOption, ModelOption, StoreOption, to_json
-from flserve_app.errors import NotFound
+from flserve_app.errors import NotFound, Overtaken
 from flserve_app.registry import Registry, Version, export_bundle
 from flserve_app.registry import import_bundle as take_in
+from flserve_app.registry.insist import insist
+from flserve_app.registry.named import load_named
 from flserve_app.store import write_file
 
 _RANGE = ".."
@@ -53,10 +55,10 @@ def export(
     with open_store(store) as registry:
         name = choose_model(registry, model)
         if bundle is not None:
-            _bundle(registry, _chosen(registry, name, version), bundle)
+            insist(lambda: _bundle(registry, name, version, bundle))
         elif version is not None and output is not None and file_format is not None:
-            found = registry.resolve(name, version)
-            content = _WRITERS[file_format](registry.load(found))
+            ((found, artifact),) = load_named(registry, name, version)
+            content = _WRITERS[file_format](artifact)
             write_file(output, content)
             typer.echo(f"{output}: {found.model} {found.name} ({found.digest[:12]}), {len(content):,} bytes")
 
@@ -95,18 +97,21 @@ def _chosen(registry: Registry, model: str, ref: str | None) -> list[Version]:
     """Return the versions that a reference or a range names; of several those that are not collected."""
     if ref is not None and _RANGE not in ref:
         return [registry.resolve(model, ref)]
-    versions = registry.versions(model)
-    if ref is not None:
-        first, last = (registry.resolve(model, end).number for end in ref.split(_RANGE, 1))
-        versions = tuple(version for version in versions if first <= version.number <= last)
+    versions = registry.versions(model) if ref is None else registry.catalog.between(model, *ref.split(_RANGE, 1))
     found = [version for version in versions if version.collected is None]
     if not found:
         raise NotFound(f"model {model!r} has no content from {ref or 'first to last'}: nothing to bundle")
     return found
 
 
-def _bundle(registry: Registry, versions: list[Version], path: Path) -> None:
-    contents = export_bundle(registry, versions, path)
+def _bundle(registry: Registry, model: str, ref: str | None, path: Path) -> None:
+    versions = _chosen(registry, model, ref)
+    try:
+        contents = export_bundle(registry, versions, path)
+    except NotFound as error:
+        if _chosen(registry, model, ref) == versions:
+            raise
+        raise Overtaken(f"{ref or 'what there is'} of {model!r} changed while it was bundled") from error
     nbytes = sum(edge.nbytes for edge in contents.payloads)
     typer.echo(
         f"{path}: {contents.model}, {len(contents.versions)} version{'' if len(contents.versions) == 1 else 's'}"

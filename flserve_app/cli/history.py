@@ -9,21 +9,35 @@ from typing import Annotated, Any
 import typer
 
 from flserve_app.cli.choice import choose_model, open_store
-from flserve_app.cli.options import VERSION_HELP, JsonOption, ModelOption, StoreOption, to_json
+from flserve_app.cli.options import VERSION_HELP, JsonOption, ModelOption, StoreOption, print_json_list, to_json
 from flserve_app.cli.tables import print_table
 from flserve_app.registry import Version
 from flserve_app.registry.changes import TensorChange, delivery_bytes, tensor_changes
+from flserve_app.registry.named import load_named
+
+SHOWN = 100
 
 
-def log(store: StoreOption = None, model: ModelOption = None, as_json: JsonOption = False) -> None:
-    """Show the versions of a model."""
+def log(
+    store: StoreOption = None,
+    model: ModelOption = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help=f"Show the newest N versions; default: {SHOWN} in a table, all with --json."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the versions of a model, the newest last."""
     with open_store(store) as registry:
         name = choose_model(registry, model)
-        rows = [_log_row(version, registry.labels(name)) for version in registry.versions(name)]
+        found = registry.catalog.history(name, limit=limit or (None if as_json else SHOWN))
+    rows = (_log_row(version, found.labels) for version in found.versions)
     if as_json:
-        typer.echo(to_json(rows))
+        print_json_list(rows)
     else:
-        _print_log(name, rows)
+        _print_log(name, list(rows), found.total)
 
 
 def diff(
@@ -36,8 +50,8 @@ def diff(
     """Show what changed from version A to version B, and what taking a client there costs."""
     with open_store(store) as registry:
         name = choose_model(registry, model)
-        ends = registry.resolve(name, before), registry.resolve(name, after)
-        old, new = (registry.load(version) for version in ends)
+        found = load_named(registry, name, before, after)
+    ends, (old, new) = [version for version, _ in found], (artifact for _, artifact in found)
     changes, sizes = tensor_changes(old, new), delivery_bytes(old, new)
     if as_json:
         tensors = [asdict(change) for change in changes]
@@ -50,7 +64,7 @@ def diff(
         print_table("payload", ["codec", "bytes", "of full"], rows)
 
 
-def _print_log(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_log(name: str, rows: Sequence[Mapping[str, Any]], total: int) -> None:
     columns = ["version", "round", "parent", "digest", "codec", "stored", "accuracy", "loss", "labels", "created"]
     cells = [
         [
@@ -67,7 +81,9 @@ def _print_log(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         ]
         for row in rows
     ]
-    print_table(f"{name}: {len(rows)} version{'' if len(rows) == 1 else 's'}", columns, cells)
+    print_table(f"{name}: {total} version{'' if total == 1 else 's'}", columns, cells)
+    if hidden := total - len(rows):
+        typer.echo(f"{hidden} older version{'' if hidden == 1 else 's'} not shown: --limit {total} shows all")
 
 
 def _print_changes(title: str, changes: Sequence[TensorChange]) -> None:
@@ -88,7 +104,7 @@ def _print_changes(title: str, changes: Sequence[TensorChange]) -> None:
     print_table(title, ["tensor", "dtype", "shape", "status", "changed", "max", "rms", "op", "bytes"], cells)
 
 
-def _log_row(version: Version, labels: dict[str, int]) -> dict[str, Any]:
+def _log_row(version: Version, labels: Mapping[str, int]) -> dict[str, Any]:
     return {
         "version": version.name,
         "model": version.model,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +24,15 @@ VERSION_HELP = "latest, a label, v12, 12, or the start of a digest."
 def to_json(value: Any) -> str:
     """Return JSON for people and programs; what JSON has no number for is null."""
     return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def print_json_list(items: Iterable[Any]) -> None:
+    """Print what `to_json` makes of a list, item by item: it may be long."""
+    before = "[\n"
+    for item in items:
+        typer.echo(before + indent(to_json(item), "  "), nl=False)
+        before = ",\n"
+    typer.echo("[]" if before == "[\n" else "\n]")
 
 
 def listed(text: str) -> list[str]:

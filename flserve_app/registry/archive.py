@@ -16,6 +16,7 @@ from flserve_app.codec import encode_parts, inspect
 from flserve_app.errors import CodecError, FlserveError, NotFound, StoreError
 from flserve_app.registry.derive import apply
 from flserve_app.registry.history import cheapest_chain, delta_is_too_big, keyframe_is_due
+from flserve_app.registry.insist import ATTEMPTS
 from flserve_app.registry.recent import RecentArtifacts
 from flserve_app.store import BlobStore, Catalog, Edge, NewBlob
 
@@ -92,6 +93,11 @@ class Archive:
         self._recent.put(artifact)
         return artifact
 
+    def check_not_collected(self, digest: str, what: str) -> None:
+        """Raise NotFound if an artifact was collected: it says of what, and when."""
+        if (when := self._catalog.collected(digest)) is not None:
+            raise NotFound(f"{what} was collected on {when:%Y-%m-%d}: the store keeps no content of it")
+
     def keyframe(self, digest: str) -> Edge:
         """Make a kept artifact stand alone: its payload is durable, its edge left to the catalog."""
         return self._keyframe(self.load(digest))
@@ -143,6 +149,7 @@ class Archive:
 
     def _derive(self, digest: str, recent: Mapping[str, Artifact]) -> Artifact:
         failed: dict[str, FlserveError] = {}
+        moved = 0
         while True:
             # Read again after a failure: a collection may just have replaced the chain.
             edges = self._catalog.edges_behind(digest)
@@ -155,7 +162,11 @@ class Archive:
                 try:
                     artifact = self._apply(edge, artifact)
                 except FlserveError as error:
-                    failed[edge.blob] = error
+                    # What is gone and not missed went with a chain that a collection has replaced.
+                    if isinstance(error, NotFound) and moved < ATTEMPTS and not self._catalog.lacks(edge.blob):
+                        moved += 1
+                    else:
+                        failed[edge.blob] = error
                     break
             else:
                 if artifact is not None:

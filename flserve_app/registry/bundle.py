@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flserve_app.errors import Conflict, CorruptBlob, StoreError
+from flserve_app.errors import Conflict, CorruptBlob, NotFound, Overtaken, StoreError
 from flserve_app.registry.archive_file import MemberReader, write_end, write_member
 from flserve_app.registry.contents import Contents, draft_of, from_json, to_json
 from flserve_app.registry.derive import derive_all
+from flserve_app.registry.history import cheapest_chains
 from flserve_app.registry.insist import insist
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Edge, Version, writing_file
@@ -53,13 +54,27 @@ def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -
         NotFound: If the content of one was collected.
         StoreError: If it cannot be written, or none or several models were named.
     """
-    contents = _contents(registry, sorted(versions, key=lambda version: version.number))
+    chosen = sorted(versions, key=lambda version: version.number)
+    return insist(lambda: _export(registry, chosen, path))
+
+
+def _export(registry: Registry, versions: list[Version], path: Path) -> Contents:
+    contents = _contents(registry, versions)
     with writing_file(path) as file:
         write_member(file, MANIFEST, to_json(contents))
         for edge in contents.payloads:
-            write_member(file, _name(edge), registry.blobs.view(edge.blob, max_bytes=edge.nbytes))
+            write_member(file, _name(edge), _stored(registry, edge))
         write_end(file)
     return contents
+
+
+def _stored(registry: Registry, edge: Edge) -> memoryview:
+    try:
+        return registry.blobs.view(edge.blob, max_bytes=edge.nbytes)
+    except NotFound as error:
+        if registry.catalog.lacks(edge.blob):
+            raise
+        raise Overtaken(f"payload {edge.blob} was collected while it was bundled") from error
 
 
 def import_bundle(registry: Registry, path: Path, *, model: str | None = None) -> Taken:
@@ -94,11 +109,17 @@ def _contents(registry: Registry, versions: list[Version]) -> Contents:
     if len({version.model for version in versions}) != 1:
         raise StoreError("a bundle takes one or more versions of one model")
     numbers = {version.number for version in versions}
+    digests = [version.digest for version in versions]
+    edges, sizes = registry.catalog.made_of(digests)
+    chains = cheapest_chains(digests, edges)
     payloads: dict[str, Edge] = {}
     for version in versions:
-        for edge in registry.chain(version.digest):
+        if version.digest not in chains:
+            registry.archive.check_not_collected(version.digest, f"{version.model} {version.name}")
+            raise NotFound(f"{version.model} {version.name} cannot be made from what the store holds")
+        for edge in chains[version.digest]:
             payloads.setdefault(edge.target, edge)
-    sizes = registry.catalog.sizes(payloads)
+    sizes = {digest: sizes[digest] for digest in payloads}
     drafts = {one.number: draft_of(one, one.parent if one.parent in numbers else None) for one in versions}
     return Contents(model=versions[0].model, versions=drafts, payloads=tuple(payloads.values()), sizes=sizes)
 

@@ -2,16 +2,19 @@
 
 In this order: artifacts that will stand alone are encoded and made durable; one transaction decides again, adds
 their edges, removes those that are not needed and marks what was collected; then blobs that nothing names are
-removed. A crash in between leaves blobs without a name, which the next collection removes. Publishers go on
-meanwhile (see `claims` in store); what one built on something that goes is prepared again (`insist`).
+removed. A crash in between leaves blobs without a name, which the next collection removes. Publishers and other
+collections go on meanwhile (see `claims` in store); what one built on something that goes is prepared again
+(`insist`). A collection that others overtake every time leaves chains as they are: it removes less, and nothing wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from flserve_app.errors import NotFound, Overtaken
 from flserve_app.registry.insist import insist
 from flserve_app.registry.registry import Registry
 from flserve_app.registry.retention import Retention, kept_digests, removal, stranded
@@ -82,7 +85,7 @@ def collect(
         needed = stranded(kept_digests(inventory, retention, now), inventory)
         unmade = [Edge(target=digest, base=None, codec="", blob=f"to {digest}", nbytes=0) for digest in needed]
         return _outcome(registry, inventory, removal(inventory, retention, now, unmade), old)
-    before, done = insist(lambda: _remove(registry, retention, now))
+    before, done = _remove(registry, retention, now)
     registry.archive.forget(done.digests)
     freed = [edge.blob for edge in done.edges] + [before.states[version].blob for version in done.states]
     outcome = _outcome(registry, before, done, old)
@@ -92,8 +95,28 @@ def collect(
 
 
 def _remove(registry: Registry, retention: Retention, now: datetime) -> tuple[Inventory, Removal]:
+    try:
+        return insist(lambda: _apply(registry, retention, now, _keyframes(registry, retention, now)))
+    except Overtaken:
+        return _apply(registry, retention, now, [])
+
+
+def _keyframes(registry: Registry, retention: Retention, now: datetime) -> list[Edge]:
+    """Make the artifacts that stay stand alone; what another collection took meanwhile needs it no more."""
     found = registry.catalog.inventory()
-    keyframes = [registry.archive.keyframe(digest) for digest in stranded(kept_digests(found, retention, now), found)]
+    made = []
+    for digest in stranded(kept_digests(found, retention, now), found):
+        try:
+            made.append(registry.archive.keyframe(digest))
+        except NotFound:
+            if registry.catalog.edges_behind(digest):
+                raise
+    return made
+
+
+def _apply(
+    registry: Registry, retention: Retention, now: datetime, keyframes: Iterable[Edge]
+) -> tuple[Inventory, Removal]:
     seen: list[Inventory] = []
 
     def decide(inventory: Inventory) -> Removal:
@@ -124,4 +147,8 @@ def _outcome(registry: Registry, inventory: Inventory, done: Removal, old: _Old)
 
 
 def _nbytes(registry: Registry, blobs: Iterable[str]) -> int:
-    return sum(registry.blobs.size(blob) for blob in blobs if registry.blobs.has(blob))
+    found = 0
+    for blob in blobs:
+        with suppress(NotFound):  # lost, or taken by another collection
+            found += registry.blobs.size(blob)
+    return found

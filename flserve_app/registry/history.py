@@ -7,7 +7,7 @@ keyframe, or from an artifact that is at hand, to its target.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from flserve_app.errors import NotFound
 from flserve_app.store import Edge
@@ -30,23 +30,16 @@ def cheapest_chain(target: str, edges: Iterable[Edge], at_hand: Collection[str] 
     Raises:
         NotFound: If no chain leads there.
     """
-    leaving: dict[str | None, list[Edge]] = {}
-    for edge in edges:
-        leaving.setdefault(edge.base, []).append(edge)
-    starts: list[str | None] = [None, *at_hand]
-    reached: dict[str | None, Edge | None] = {}
-    queue: list[tuple[int, str, str | None, Edge | None]] = [(0, start or "", start, None) for start in starts]
-    heapq.heapify(queue)
-    while queue:
-        cost, _, node, by = heapq.heappop(queue)
-        if node in reached:
-            continue
-        reached[node] = by
-        if node == target:
-            return _trace(target, reached)
-        for step in leaving.get(node, ()):
-            heapq.heappush(queue, (cost + step.nbytes, step.blob, step.target, step))
-    raise NotFound(f"artifact {target} cannot be made from what the store holds")
+    reached = _reach(edges, at_hand, target)
+    if target not in reached:
+        raise NotFound(f"artifact {target} cannot be made from what the store holds")
+    return _trace(target, reached)
+
+
+def cheapest_chains(targets: Iterable[str], edges: Iterable[Edge]) -> dict[str, tuple[Edge, ...]]:
+    """Return the cheapest chain from nothing to each of some artifacts, but to those that none leads to."""
+    reached = _reach(edges, (), None)
+    return {target: _trace(target, reached) for target in targets if target in reached}
 
 
 def keyframe_is_due(chain_to_parent: Collection[Edge], keyframe_every: int) -> bool:
@@ -59,7 +52,28 @@ def delta_is_too_big(delta_bytes: int, chain_to_parent: Collection[Edge]) -> boo
     return any(edge.base is None and edge.nbytes <= delta_bytes for edge in chain_to_parent)
 
 
-def _trace(target: str, reached: dict[str | None, Edge | None]) -> tuple[Edge, ...]:
+def _reach(edges: Iterable[Edge], at_hand: Collection[str], target: str | None) -> Mapping[str | None, Edge | None]:
+    """Return by which edge each artifact is reached the cheapest way, up to the target."""
+    leaving: dict[str | None, list[Edge]] = {}
+    for edge in edges:
+        leaving.setdefault(edge.base, []).append(edge)
+    starts: list[str | None] = [None, *at_hand]
+    reached: dict[str | None, Edge | None] = {}
+    queue: list[tuple[int, str, str | None, Edge | None]] = [(0, start or "", start, None) for start in starts]
+    heapq.heapify(queue)
+    while queue:
+        cost, _, node, by = heapq.heappop(queue)
+        if node in reached:
+            continue
+        reached[node] = by
+        if node is not None and node == target:
+            break
+        for step in leaving.get(node, ()):
+            heapq.heappush(queue, (cost + step.nbytes, step.blob, step.target, step))
+    return reached
+
+
+def _trace(target: str, reached: Mapping[str | None, Edge | None]) -> tuple[Edge, ...]:
     chain: list[Edge] = []
     edge = reached[target]
     while edge is not None:

@@ -23,7 +23,6 @@ from flserve_app.registry.insist import insist
 from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, open_layout
 from flserve_app.registry.leases import LeaseKeeper
 from flserve_app.registry.memory import Memory
-from flserve_app.registry.refs import resolve
 from flserve_app.store import (
     BlobStore,
     Catalog,
@@ -79,7 +78,7 @@ class Registry:
         self.archive = Archive(
             self.catalog, blobs, keyframe_every=keyframe_every, codec=codec, recent_bytes=recent_bytes
         )
-        self._memory = Memory(database, blobs)
+        self._memory = Memory(database, blobs, self.catalog.lacks)
         self.clock, self.leases = clock, LeaseKeeper(database, clock)
 
     @classmethod
@@ -217,10 +216,10 @@ class Registry:
         digest = version.digest if isinstance(version, Version) else check_digest(version)
         try:
             return self.archive.load(digest)
-        except NotFound as error:
-            what = f"{version.model} {version.name}" if isinstance(version, Version) else f"artifact {digest}"
-            if (when := self.catalog.collected(digest)) is not None:
-                raise NotFound(f"{what} was collected on {when:%Y-%m-%d}: the store keeps no content of it") from error
+        except NotFound:
+            self.archive.check_not_collected(
+                digest, f"{version.model} {version.name}" if isinstance(version, Version) else f"artifact {digest}"
+            )
             raise
 
     def chain(self, digest: str) -> tuple[Edge, ...]:
@@ -241,11 +240,7 @@ class Registry:
         Raises:
             NotFound: If it names none or several; the message names the choices.
         """
-        versions = self.versions(model)
-        if not versions:
-            known = ", ".join(self.models()) or "none"
-            raise NotFound(f"model {model!r} is not in the store; its models: {known}")
-        return resolve(ref, versions, self.labels(model))
+        return self.catalog.resolve(model, ref)[0]
 
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that have a version, sorted."""

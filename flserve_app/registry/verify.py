@@ -3,7 +3,8 @@
 Every artifact is made once from its payloads and measured by its digest, a few in memory at a time (`derive`).
 A version is good if its content can be made, collected if it was let go, and lost otherwise. A payload that is
 damaged or gone though its artifact can be made another way costs nothing but itself: it can be put back. Orphans,
-blobs that nothing names, are no damage: a crash or a publisher at work leaves them.
+blobs that nothing names, are no damage: a crash or a publisher at work leaves them. Nor is what a writer removes or
+replaces during the check (`examine`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from typing import Literal
 
 from flserve_app.codec import CODECS, encode_composed, encode_parts
 from flserve_app.errors import FlserveError, NotFound
-from flserve_app.registry.derive import derive_all
+from flserve_app.registry.examine import Examined, examine
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Edge, Inventory, Version
 
 Condition = Literal["good", "collected", "lost"]
-_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +92,7 @@ def verify(registry: Registry, *, model: str | None = None, repair: bool = False
     Raises:
         StoreError: If the catalog cannot be read.
     """
-    for _ in range(_ATTEMPTS):
-        report, inventory = _check(registry, model)
-        if report.clean or registry.catalog.inventory().edges == inventory.edges:
-            break  # else somebody published or collected meanwhile, and may have removed what was missed
+    report, inventory = _check(registry, model)
     if not repair:
         return report
     edges = {edge.blob: edge for edge in inventory.edges}
@@ -105,24 +102,19 @@ def verify(registry: Registry, *, model: str | None = None, repair: bool = False
 
 def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     blobs = set(registry.blobs)  # before the names: what is put later is nobody's orphan
-    inventory = registry.catalog.inventory()
-    chosen = [version for version in inventory.versions if model in (None, version.model)]
-    edges = inventory.edges if model is None else _behind(chosen, inventory.edges)
-    failed: dict[str, FlserveError] = {}
-    sizes: dict[str, int] = {}
-    for done in derive_all(edges, lambda edge: registry.blobs.view(edge.blob, max_bytes=edge.nbytes)):
-        if done.artifact is not None:
-            sizes[done.edge.target] = done.artifact.nbytes
-        elif done.error is not None:
-            failed[done.edge.blob] = done.error
-    named = {edge.blob for edge in inventory.edges} | {state.blob for state in inventory.states.values()}
+    found = examine(registry, model)
+    inventory = found.inventory
+    there = {version.serial for version in found.first.versions if model in (None, version.model)}
+    chosen = [version for version in inventory.versions if version.serial in there]
+    named = {edge.blob for one in (found.first, inventory) for edge in one.edges}
+    named |= {state.blob for one in (found.first, inventory) for state in one.states.values()}
     report = Report(
-        findings=tuple(_finding(version, sizes, edges, failed) for version in chosen),
-        damage=(*_damage(registry, edges, failed, sizes), *_state_damage(registry, inventory, model)),
+        findings=tuple(_finding(version, found.sizes, inventory.edges, found.failed) for version in chosen),
+        damage=(*_damage(registry, inventory.edges, found.failed, found.sizes), *_state_damage(found)),
         problems=(*registry.database.check(), *_problems(inventory, chosen, model)),
-        payloads=len(edges),
-        nbytes=sum(edge.nbytes for edge in edges),
-        orphans=tuple(sorted(blobs - named)),
+        payloads=len(found.edges),
+        nbytes=sum(edge.nbytes for edge in found.edges),
+        orphans=tuple(sorted(blob for blob in blobs - named if registry.blobs.has(blob))),
     )
     return report, inventory
 
@@ -170,21 +162,17 @@ def _is_damaged(registry: Registry, edge: Edge) -> bool:
     return False
 
 
-def _state_damage(registry: Registry, inventory: Inventory, model: str | None) -> Iterator[Damage]:
-    for (owner, number), state in inventory.states.items():
-        if model not in (None, owner):
-            continue
-        try:
-            registry.blobs.view(state.blob, max_bytes=state.nbytes)
-        except FlserveError as error:
-            yield Damage(
-                blob=state.blob,
-                what=f"state of {owner} v{number} ({state.kind})",
-                reason=str(error),
-                missing=isinstance(error, NotFound),
-                spare=False,
-                state=True,
-            )
+def _state_damage(found: Examined) -> Iterator[Damage]:
+    for (owner, number), error in found.states.items():
+        state = found.inventory.states[owner, number]
+        yield Damage(
+            blob=state.blob,
+            what=f"state of {owner} v{number} ({state.kind})",
+            reason=str(error),
+            missing=isinstance(error, NotFound),
+            spare=False,
+            state=True,
+        )
 
 
 def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None) -> Iterator[str]:
@@ -199,23 +187,6 @@ def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None
         parent = version.parent
         if parent is not None and ((version.model, parent) not in numbers or parent >= version.number):
             yield f"{version.model} {version.name} has the parent v{parent}, which is no earlier version"
-
-
-def _behind(versions: Iterable[Version], edges: Iterable[Edge]) -> tuple[Edge, ...]:
-    """Return the payloads on any way to some versions."""
-    arriving: dict[str, list[Edge]] = {}
-    for edge in edges:
-        arriving.setdefault(edge.target, []).append(edge)
-    found: list[Edge] = []
-    queue, seen = [version.digest for version in versions], set[str]()
-    while queue:
-        digest = queue.pop()
-        if digest in seen:
-            continue
-        seen.add(digest)
-        found += arriving.get(digest, [])
-        queue += [edge.base for edge in arriving.get(digest, []) if edge.base is not None]
-    return tuple(found)
 
 
 def _put_back(registry: Registry, edge: Edge) -> bool:

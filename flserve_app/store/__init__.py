@@ -10,6 +10,7 @@ from flserve_app.store.files import make_folder, write_file, writing_file
 from flserve_app.store.inventory import Inventory
 from flserve_app.store.labels import Expected, Labels
 from flserve_app.store.leases import Lease, Leases
+from flserve_app.store.lookup import History
 from flserve_app.store.removal import Removal, Remover
 from flserve_app.store.runs import Runs
 from flserve_app.store.states import States
@@ -25,6 +26,7 @@ __all__ = [
     "Draft",
     "Edge",
     "Expected",
+    "History",
     "Holder",
     "Inventory",
     "LabelMove",

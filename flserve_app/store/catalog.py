@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, final
+from typing import final
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import Connection, select, update
 
 from flserve_app.errors import Conflict, NotFound, StoreError
-from flserve_app.store import rows
+from flserve_app.store import lookup, rows
 from flserve_app.store.admission import admit
-from flserve_app.store.claims import Holds
+from flserve_app.store.claims import Holds, is_named
 from flserve_app.store.database import Database
-from flserve_app.store.edges import add_artifact, add_edge, check_kept
+from flserve_app.store.edges import add_artifact, add_edge, check_kept, edges_behind, sizes_of
 from flserve_app.store.inventory import Inventory, take_inventory
 from flserve_app.store.labels import follow_latest
 from flserve_app.store.leases import check_held
+from flserve_app.store.lookup import History, of_model
 from flserve_app.store.names import ensure_model, next_number
-from flserve_app.store.schema import artifacts, edges, models, runs, versions
+from flserve_app.store.schema import artifacts, edges, runs, versions
 from flserve_app.store.states import forget_old_states, put_state
 from flserve_app.store.version import Draft, Edge, State, Version
 
@@ -115,14 +116,28 @@ class Catalog:
 
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that have a version, sorted."""
-        query = select(models.c.name).where(models.c.id.in_(select(versions.c.model_id))).order_by(models.c.name)
         with self._database.read() as connection:
-            return tuple(connection.execute(query).scalars())
+            return lookup.models_of(connection)
+
+    def resolve(self, model: str, *refs: str) -> tuple[Version, ...]:
+        """Return the versions that names stand for at one moment; see `lookup`. Raises NotFound."""
+        with self._database.read() as connection:
+            return lookup.resolve(connection, model, refs)
+
+    def between(self, model: str, first: str, last: str) -> tuple[Version, ...]:
+        """Return the versions from one name to another, by number. Raises NotFound."""
+        with self._database.read() as connection:
+            return lookup.between(connection, model, first, last)
+
+    def history(self, model: str, *, limit: int | None = None) -> History:
+        """Return the newest versions of a model, and its labels as they stand at that moment."""
+        with self._database.read() as connection:
+            return lookup.history(connection, model, limit)
 
     def versions(self, model: str) -> tuple[Version, ...]:
         """Return all versions of a model by number; none if the model is not there."""
         with self._database.read() as connection:
-            return tuple(rows.version(row) for row in connection.execute(_of(model).order_by(versions.c.number)))
+            return tuple(rows.version(row) for row in connection.execute(of_model(model).order_by(versions.c.number)))
 
     def version(self, model: str, number: int) -> Version:
         """Return one version.
@@ -136,17 +151,23 @@ class Catalog:
     def latest(self, model: str) -> Version | None:
         """Return the version with the highest number, if any."""
         with self._database.read() as connection:
-            row = connection.execute(_of(model).order_by(versions.c.number.desc()).limit(1)).one_or_none()
+            row = connection.execute(of_model(model).order_by(versions.c.number.desc()).limit(1)).one_or_none()
         return None if row is None else rows.version(row)
 
     def edges_behind(self, digest: str) -> tuple[Edge, ...]:
         """Return every stored payload on any way to an artifact, in no particular order."""
-        behind = select(artifacts.c.digest).where(artifacts.c.digest == digest).cte("behind", recursive=True)
-        bases = select(edges.c.base).join(behind, edges.c.target == behind.c.digest).where(edges.c.base.is_not(None))
-        behind = behind.union(bases)
         with self._database.read() as connection:
-            found = connection.execute(select(edges).join(behind, edges.c.target == behind.c.digest))
-            return tuple(rows.edge(row) for row in found)
+            return edges_behind(connection, [digest])
+
+    def made_of(self, digests: Iterable[str]) -> tuple[tuple[Edge, ...], dict[str, int]]:
+        """Return every stored payload on any way to some artifacts, and the bytes of what they make, at one moment."""
+        with self._database.read() as connection:
+            found = edges_behind(connection, digests)
+            return found, sizes_of(connection, {edge.target for edge in found})
+
+    def lacks(self, blob: str) -> bool:
+        """Whether a blob is gone that is needed: named before and after it was looked for, else it was let go."""
+        return self._names(blob) and not self._holds(blob) and self._names(blob)
 
     def edge(self, target: str, base: str | None, codec: str) -> Edge | None:
         """Return the smallest stored payload from a base (or from nothing) to a target by a codec, if any."""
@@ -161,18 +182,14 @@ class Catalog:
             when = connection.execute(select(artifacts.c.collected).where(artifacts.c.digest == digest)).scalar()
         return None if when is None else datetime.fromisoformat(when)
 
-    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
-        """Return the bytes of artifacts that were ever in the store, in the given order."""
-        wanted = list(digests)
-        with self._database.read() as connection:
-            every = select(artifacts.c.digest, artifacts.c.nbytes)
-            found = {row.digest: row.nbytes for row in connection.execute(every)}
-        return {digest: found[digest] for digest in wanted if digest in found}
-
     def inventory(self) -> Inventory:
         """Return everything the catalog knows, as it stands now."""
         with self._database.read() as connection:
             return take_inventory(connection)
+
+    def _names(self, blob: str) -> bool:
+        with self._database.read() as connection:
+            return is_named(connection, blob)
 
     def _add_artifact(self, connection: Connection, draft: Draft, edge: Edge | None) -> int:
         """Add the artifact and its edge unless they are there; return the bytes of what was added."""
@@ -185,12 +202,8 @@ class Catalog:
         return add_edge(connection, edge, holds=self._holds)
 
 
-def _of(model: str) -> Select[Any]:
-    return rows.VERSIONS.where(models.c.name == model)
-
-
 def _version(connection: Connection, model: str, number: int) -> Version:
-    row = connection.execute(_of(model).where(versions.c.number == number)).one_or_none()
+    row = connection.execute(of_model(model).where(versions.c.number == number)).one_or_none()
     if row is None:
         raise NotFound(f"model {model!r} has no version v{number}")
     return rows.version(row)

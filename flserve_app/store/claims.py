@@ -40,6 +40,12 @@ def named_blobs(connection: Connection) -> set[str]:
     return {blob for column in (edges.c.blob, states.c.blob) for blob in connection.execute(select(column)).scalars()}
 
 
+def is_named(connection: Connection, blob: str) -> bool:
+    """Whether the catalog names a blob."""
+    named = (select(column).where(column == blob).limit(1) for column in (edges.c.blob, states.c.blob))
+    return any(connection.execute(query).first() is not None for query in named)
+
+
 @final
 class Sweeper:
     """Removes blobs that nothing names.

@@ -1,10 +1,11 @@
 """The catalog's database: opening, format, transactions.
 
 SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
-other processes' locks. Where nothing can be written the catalog is opened to be read. Transactions are short. One
-that writes takes the write lock when it starts: what it reads stays true until it commits. A fresh database gets
-the newest tables at once; alembic is imported only to move an older one. A database of a revision that this
-program does not know is left untouched.
+other processes' locks; nothing gives up before that wait is over, so connections are not counted. Where nothing can
+be written the catalog is opened to be read (`unwritable`). Transactions are short. One that writes takes the write
+lock when it starts: what it reads stays true until it commits; the threads of a process take it in turns (`turns`).
+A fresh database gets the newest tables at once; alembic is imported only to move an older one. A database of a
+revision that this program does not know is left untouched.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, final
-from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flserve_app.errors import Conflict, StoreError
 from flserve_app.store.schema import HEAD, metadata
+from flserve_app.store.turns import Turns
+from flserve_app.store.unwritable import UnwritableFile
 
 BUSY_SECONDS = 60.0
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _WRITES = "flserve_writes"
 _SQLITE_OPTIONS: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
+# As many connections as there are threads: one that waits for the lock must not keep another from reading.
+_FILE_OPTIONS: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 5, "max_overflow": -1}
 
 
 @final
@@ -36,18 +40,19 @@ class Database:
 
     Args:
         url: SQLAlchemy URL, such as `sqlite:////path/to/catalog.sqlite`.
-        read_only: Write nothing; the catalog must be there and of the newest revision.
+        unwritable: Opens the file of that URL, which must be there and of the newest revision; nothing is written.
 
     Raises:
         StoreError: If it cannot be opened, or was made by a newer flserve.
     """
 
-    def __init__(self, url: str | URL, *, read_only: bool = False) -> None:
-        self._engine = _engine(url)
+    def __init__(self, url: str | URL, *, unwritable: UnwritableFile | None = None) -> None:
+        self._engine = _engine(url, unwritable)
         self._writer = self._engine.execution_options(**{_WRITES: True})
-        self._read_only = read_only
+        self._turns = Turns(BUSY_SECONDS)
+        self._read_only = unwritable is not None
         try:
-            if read_only:
+            if self._read_only:
                 self._check_head()
             else:
                 self._bring_to_head()
@@ -62,9 +67,10 @@ class Database:
         Raises:
             StoreError: If it cannot be opened, or can only be read and was left in the middle of something.
         """
+        url = URL.create("sqlite", database=str(path))
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-            return cls(_read_only(path), read_only=True)
-        return cls(URL.create("sqlite", database=str(path)))
+            return cls(url, unwritable=UnwritableFile(path, BUSY_SECONDS))
+        return cls(url)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -86,7 +92,7 @@ class Database:
         """
         if self._read_only:
             raise StoreError(f"catalog {_place(self._engine)} cannot be written: it or its folder is read-only")
-        with _translated(self._writer), self._writer.begin() as connection:
+        with _translated(self._writer), self._turns.turn(), self._writer.begin() as connection:
             yield connection
 
     def check(self) -> tuple[str, ...]:
@@ -132,11 +138,12 @@ class Database:
                 _upgrade(connection, revision)
 
 
-def _engine(url: str | URL) -> Engine:
+def _engine(url: str | URL, unwritable: UnwritableFile | None) -> Engine:
     try:
         place = make_url(url)
-        options = _SQLITE_OPTIONS if place.get_backend_name() == "sqlite" else {}
-        engine = create_engine(place, json_serializer=partial(json.dumps, allow_nan=False), **options)
+        engine = create_engine(
+            place, json_serializer=partial(json.dumps, allow_nan=False), **_options(place, unwritable)
+        )
     except (SQLAlchemyError, ImportError) as error:
         raise StoreError(f"cannot open a catalog: {error}") from error
     if engine.dialect.name == "sqlite":
@@ -145,18 +152,12 @@ def _engine(url: str | URL) -> Engine:
     return engine
 
 
-def _read_only(path: Path) -> URL:
-    """Return the URL of a database that cannot be written, nor the files SQLite keeps beside it."""
-    log, index = (path.with_name(path.name + ending) for ending in ("-wal", "-shm"))
-    query = {"uri": "true", "mode": "ro"}
-    if not log.exists():
-        query["immutable"] = "1"  # else SQLite wants to make the files beside it
-    elif not index.exists():
-        raise StoreError(
-            f"the store {path.parent} cannot be written, and whoever wrote it last was cut off: open it once where it "
-            f"can be written, so that the changes in {log.name} are taken in"
-        )
-    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+def _options(place: URL, unwritable: UnwritableFile | None) -> dict[str, Any]:
+    if unwritable is not None:
+        return {"creator": unwritable.connect, "poolclass": NullPool}
+    if place.get_backend_name() != "sqlite":
+        return {}
+    return {**_SQLITE_OPTIONS, **(_FILE_OPTIONS if place.database not in (None, "", ":memory:") else {})}
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

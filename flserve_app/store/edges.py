@@ -6,12 +6,17 @@ in the transaction that adds it: what was true when the payload was made may not
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 from sqlalchemy import Connection, insert, select, update
 
 from flserve_app.errors import NotFound, Overtaken
+from flserve_app.store import rows
 from flserve_app.store.claims import Holds, check_there
 from flserve_app.store.schema import artifacts, edges
 from flserve_app.store.version import Edge
+
+_AT_ONCE = 500  # values in one statement; SQLite's bound has been 999
 
 
 def is_kept(connection: Connection, digest: str) -> bool:
@@ -60,3 +65,29 @@ def add_edge(connection: Connection, edge: Edge, *, holds: Holds) -> int:
     values = {"target": edge.target, "base": edge.base, "codec": edge.codec, "nbytes": edge.nbytes}
     connection.execute(insert(edges).values(blob=edge.blob, **values))
     return edge.nbytes
+
+
+def edges_behind(connection: Connection, digests: Iterable[str]) -> tuple[Edge, ...]:
+    """Return every payload on any way to some artifacts, each once, in no particular order."""
+    found: dict[str, Edge] = {}
+    for some in _parts(digests):
+        behind = select(artifacts.c.digest).where(artifacts.c.digest.in_(some)).cte("behind", recursive=True)
+        bases = select(edges.c.base).join(behind, edges.c.target == behind.c.digest).where(edges.c.base.is_not(None))
+        behind = behind.union(bases)
+        query = select(edges).join(behind, edges.c.target == behind.c.digest)
+        found |= {row.blob: rows.edge(row) for row in connection.execute(query)}
+    return tuple(found.values())
+
+
+def sizes_of(connection: Connection, digests: Iterable[str]) -> dict[str, int]:
+    """Return the bytes of those artifacts that were ever in the store."""
+    found: dict[str, int] = {}
+    for some in _parts(digests):
+        query = select(artifacts.c.digest, artifacts.c.nbytes).where(artifacts.c.digest.in_(some))
+        found |= {row.digest: row.nbytes for row in connection.execute(query)}
+    return found
+
+
+def _parts(digests: Iterable[str]) -> Iterator[Sequence[str]]:
+    every = list(dict.fromkeys(digests))
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

@@ -16,6 +16,7 @@ from flserve_app.errors import Conflict, NotFound
 from flserve_app.store import rows
 from flserve_app.store.database import Database
 from flserve_app.store.edges import is_kept
+from flserve_app.store.lookup import labels_of
 from flserve_app.store.names import check_label, model_key
 from flserve_app.store.schema import label_moves, labels, models, versions
 from flserve_app.store.version import LATEST, LabelMove
@@ -32,10 +33,8 @@ class Labels:
 
     def of(self, model: str) -> dict[str, int]:
         """Return the labels of a model and the numbers they stand at, by name."""
-        query = select(labels.c.name, labels.c.number).join(models, labels.c.model_id == models.c.id)
         with self._database.read() as connection:
-            found = connection.execute(query.where(models.c.name == model).order_by(labels.c.name))
-            return {row.name: row.number for row in found}
+            return labels_of(connection, model)
 
     def move(
         self, model: str, label: str, number: int, *, who: str, why: str, moved: datetime, expect: Expected = ...

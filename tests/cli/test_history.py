@@ -1,18 +1,24 @@
 import json
 import math
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from sqlalchemy import event
 from typer.testing import CliRunner
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.exchange import from_npz, from_safetensors
-from flserve_app.cli import app
+from flserve_app.cli import app, history
 from flserve_app.cli.choice import choose_model, newest_store
 from flserve_app.errors import NotFound
 from flserve_app.registry import Registry
@@ -77,6 +83,74 @@ def test_log_as_json_is_json(outputs):
     assert rows[3]["stored_bytes"] == 0
     assert rows[0]["artifact_bytes"] == 8008
     assert rows[1]["digest"] == rows[3]["digest"] == drifting(2)[1].digest
+
+
+def test_log_shows_the_newest_and_says_how_many_more_there_are(outputs):
+    done = flserve("log", "--limit", "2")
+    rows = rows_of(done.stdout)
+    assert rows[0] == ["digits:", "4", "versions"]
+    assert [row[0] for row in rows if row[0].startswith("v") and row[0] != "version"] == ["v2", "v3"]
+    assert done.stdout.splitlines()[-1] == "2 older versions not shown: --limit 4 shows all"
+    assert "not shown" not in flserve("log", "--limit", "4").stdout
+    assert [row["version"] for row in json.loads(flserve("log", "--json", "--limit", "1").stdout)] == ["v3"]
+    assert flserve("log", "--limit", "0").exit_code == 2
+
+
+def test_a_table_has_an_end_and_json_has_all(outputs, monkeypatch):
+    monkeypatch.setattr(history, "SHOWN", 3)
+    assert flserve("log").stdout.splitlines()[-1] == "1 older version not shown: --limit 4 shows all"
+    assert len(json.loads(flserve("log", "--json").stdout)) == 4
+
+
+def test_json_is_what_it_was_when_it_was_made_at_once(outputs):
+    shown = flserve("log", "--json").stdout
+    assert shown == json.dumps(json.loads(shown), indent=2) + "\n"
+
+
+def test_ten_thousand_versions_are_logged_in_two_questions(brain):
+    """The time is that of the catalog: the versions are made by SQL, and none has a payload of its own."""
+    with closing(sqlite3.connect(brain / "catalog.sqlite")) as connection, connection:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) INSERT INTO versions"
+            " (model_id, number, digest, stored, parent, round, codec, metrics, created)"
+            " SELECT model_id, i, digest, 0, i - 1, i, codec, metrics, created FROM n, (SELECT * FROM versions LIMIT 1)"
+        )
+        connection.execute("UPDATE labels SET number = 9999")
+    with Registry.open(brain) as registry:
+        asked = []
+        event.listen(registry.database._engine, "begin", asked.append)
+        begun = time.process_time()
+        assert len(registry.catalog.history("brain").versions) == 10_000
+        assert registry.catalog.history("brain", limit=100).labels == {"latest": 9999}
+        assert registry.resolve("brain", "latest").number == 9999
+        assert time.process_time() - begun < 2
+        assert len(asked) == 3
+    rows = json.loads(flserve("log", "--store", brain, "--json").stdout)
+    assert len(rows) == 10_000
+    assert [row["version"] for row in rows if row["labels"]] == ["v9999"]
+    assert "9900 older versions not shown" in flserve("log", "--store", brain).stdout
+
+
+def test_latest_stands_at_one_row_wherever_a_run_publishes(brain):
+    """Between any two questions that the command asks, another version is published."""
+    with Registry.open(brain) as other:
+        numbers = iter(range(1, 50))
+
+        def publish(*_):
+            number = next(numbers)
+            other.publish("brain", Artifact({"w": np.full(2, number)}), round=number, codec="full")
+
+        def opened(path):
+            registry = Registry.open(path, create=False)
+            event.listen(registry.database._engine, "commit", publish)
+            return registry
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(history, "open_store", opened)
+            rows = json.loads(flserve("log", "--store", brain, "--json").stdout)
+            found = json.loads(flserve("diff", "latest", "latest", "--store", brain, "--json").stdout)
+    assert [row["version"] for row in rows if row["labels"]] == [rows[-1]["version"]]
+    assert found["from"] == found["to"]
 
 
 def test_diff_shows_change_and_cost(outputs):
@@ -208,6 +282,38 @@ def test_the_command_line_starts_light(outputs):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=outputs.parent
     )
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_stores_that_come_and_go_are_looked_past(tmp_path):
+    """Files beside a catalog go when a run ends; whole stores may go too, and some folders may not be listed."""
+    store, end, failed = tmp_path / "1" / "store", threading.Event(), []
+    with Registry.open(store) as registry:
+        registry.publish("m", Artifact({"w": np.zeros(3)}), round=0, codec="full")
+
+    def come_and_go():
+        while not end.is_set():
+            with Registry.open(store) as registry:
+                registry.latest("m")
+            Registry.open(tmp_path / "2" / "store").close()
+            shutil.rmtree(tmp_path / "2")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            if newest_store(tmp_path) != store:
+                failed.append(1)
+    finally:
+        end.set()
+        thread.join()
+    assert failed == []
+
+
+def test_a_file_that_goes_between_listing_and_looking_is_looked_past(outputs, monkeypatch):
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: [*iterdir(self), self / "catalog.sqlite-wal"])
+    assert newest_store(outputs) == outputs / "run" / "store"
 
 
 def test_an_empty_store_of_a_failed_run_is_not_taken_for_the_newest(tmp_path):

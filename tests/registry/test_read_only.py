@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import traceback
 from contextlib import closing
@@ -12,6 +14,7 @@ import pytest
 
 from flserve_app.errors import StoreError
 from flserve_app.registry import Registry, Retention, collect, export_bundle, verify
+from flserve_app.registry.named import load_named
 from flserve_app.store.schema import HEAD
 from tests.registry.samples import drifting
 
@@ -118,3 +121,80 @@ def test_an_older_catalog_that_cannot_be_moved_is_refused(store):
             Registry.open(store, create=False)
 
     in_child(refused)
+
+
+PUBLISH = """
+import sys
+from flserve_app.registry import Registry
+from tests.registry.samples import drifting
+
+for turn in range(3):
+    with Registry.open(sys.argv[1]) as registry:
+        for number, artifact in enumerate(drifting(15, size=50, seed=turn + 1)):
+            registry.publish("m", artifact, parent=registry.latest("m").number, round=number, codec="full")
+"""
+
+
+def published(store):
+    """Return a process that publishes, closes and opens again."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", PUBLISH, str(store)], env=environment, stdout=subprocess.PIPE)
+
+
+def follow(store, running):
+    """Read on while somebody else publishes; every state that is seen is whole, and the last one is the last."""
+    seen = []
+    with Registry.open(store, create=False) as early:
+        assert early.latest("m").number == 2
+        while running():
+            with Registry.open(store, create=False) as late:
+                for registry in (early, late):
+                    ((version, artifact),) = load_named(registry, "m", "latest")
+                    assert artifact.digest == version.digest
+                    found = registry.catalog.history("m")
+                    assert [one.number for one in found.versions] == list(range(found.total))
+                    assert found.labels == {"latest": found.total - 1}
+                    seen.append(found.total)
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 3
+        assert early.latest("m").number == 47
+        assert verify(early).clean
+
+
+def test_who_cannot_write_sees_what_others_publish(store):
+    """He has it open from before, and may not make the files that SQLite wants beside it."""
+    store.parent.chmod(0o755)
+    for path in [store, *store.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with published(store) as process:
+        os.set_blocking(process.stdout.fileno(), False)
+        in_child(follow, store, lambda: process.stdout.read() is None)  # at its end there is something: nothing
+    assert process.returncode == 0
+
+
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from tests.registry.test_read_only import follow, published
+
+store, mounted = map(Path, sys.argv[1:])
+for command in (["mount", "--bind", store, mounted], ["mount", "-o", "remount,ro,bind", mounted]):
+    if subprocess.run(command, capture_output=True).returncode:
+        sys.exit(77)
+with published(store) as process:
+    follow(mounted, lambda: process.poll() is None)
+sys.exit(process.returncode)
+"""
+
+
+@pytest.mark.slow
+def test_a_read_only_mount_shows_what_is_published_outside(store, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mounts of one's own here")
+    command = [unshare, "-m", sys.executable, "-c", MOUNTED, str(store), str(tmp_path)]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("nothing can be mounted here")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,10 @@
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from alembic.config import Config
@@ -160,3 +163,46 @@ def test_alembic_is_not_imported_for_a_catalog_at_head(place):
     )
     done = subprocess.run([sys.executable, "-c", script, str(place / "catalog.sqlite")], check=False)
     assert done.returncode == 0
+
+
+def test_nothing_gives_up_before_the_lock_does(place, monkeypatch):
+    """More threads than a pool has connections, and somebody who holds the lock longer than a pool waits."""
+    opened, failed = Database.at(place / "catalog.sqlite"), []
+    pool = opened._engine.pool
+    monkeypatch.setattr(pool, "_timeout", 0.05)
+    holder = sqlite3.connect(place / "catalog.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    def write(number):
+        try:
+            insert_models(opened, [f"m{number}"])
+        except StoreError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    with ExitStack() as readers:  # nor do those who read keep each other out
+        for _ in range(24):
+            readers.enter_context(opened.read())
+        time.sleep(0.3)
+        holder.execute("COMMIT")
+        for thread in threads:
+            thread.join()
+    holder.close()
+    with opened.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM models")).scalar() == 24
+    opened.close()
+    assert failed == []
+
+
+def test_who_waits_for_a_lock_in_vain_is_told(place, monkeypatch):
+    monkeypatch.setitem(database._SQLITE_OPTIONS, "connect_args", {"timeout": 0.05, "isolation_level": None})
+    opened = Database.at(place / "catalog.sqlite")
+    holder = sqlite3.connect(place / "catalog.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="database is locked"):
+        insert_models(opened, ["m"])
+    holder.close()
+    insert_models(opened, ["m"])
+    opened.close()
