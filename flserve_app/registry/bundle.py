@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flserve_app.errors import Conflict, CorruptBlob, StoreError
-from flserve_app.registry.archive_file import MemberReader, write_end, write_member
-from flserve_app.registry.contents import Contents, draft_of, from_json, to_json
+from flserve_app.registry.archive_file import MemberReader, check_members, write_end, write_member
+from flserve_app.registry.contents import MAX_MANIFEST_BYTES, Contents, draft_of, to_json
 from flserve_app.registry.derive import derive_all
 from flserve_app.registry.insist import insist
+from flserve_app.registry.manifest import from_json
+from flserve_app.registry.output import writing_output
 from flserve_app.registry.registry import Registry
-from flserve_app.store import Edge, Version, writing_file
+from flserve_app.store import Edge, Version
 from flserve_app.store.names import check_name
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Taken:
 
 
 def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -> Contents:
-    """Write versions of one model to a file, which is replaced if it is there.
+    """Write versions of one model to a file, which is replaced if it is there (see `output`), so that any store takes them.
 
     Args:
         registry: The store they are in.
@@ -51,11 +52,14 @@ def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -
 
     Raises:
         NotFound: If the content of one was collected.
-        StoreError: If it cannot be written, or none or several models were named.
+        StoreError: If it cannot be written, none or several models were named, or they are more than a bundle takes.
     """
     contents = _contents(registry, sorted(versions, key=lambda version: version.number))
-    with writing_file(path) as file:
-        write_member(file, MANIFEST, to_json(contents))
+    manifest = to_json(contents)
+    from_json(manifest)
+    check_members(edge.nbytes for edge in contents.payloads)
+    with writing_output(path) as file:
+        write_member(file, MANIFEST, manifest)
         for edge in contents.payloads:
             write_member(file, _name(edge), registry.blobs.view(edge.blob, max_bytes=edge.nbytes))
         write_end(file)

@@ -94,7 +94,7 @@ def verify(registry: Registry, *, model: str | None = None, repair: bool = False
     """
     for _ in range(_ATTEMPTS):
         report, inventory = _check(registry, model)
-        if report.clean or registry.catalog.inventory().edges == inventory.edges:
+        if report.clean or registry.catalog.inventory([]).edges == inventory.edges:
             break  # else somebody published or collected meanwhile, and may have removed what was missed
     if not repair:
         return report
@@ -105,7 +105,8 @@ def verify(registry: Registry, *, model: str | None = None, repair: bool = False
 
 def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     blobs = set(registry.blobs)  # before the names: what is put later is nobody's orphan
-    inventory = registry.catalog.inventory()
+    told: list[str] = []
+    inventory = registry.catalog.inventory(told)
     chosen = [version for version in inventory.versions if model in (None, version.model)]
     edges = inventory.edges if model is None else _behind(chosen, inventory.edges)
     failed: dict[str, FlserveError] = {}
@@ -119,7 +120,7 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     report = Report(
         findings=tuple(_finding(version, sizes, edges, failed) for version in chosen),
         damage=(*_damage(registry, edges, failed, sizes), *_state_damage(registry, inventory, model)),
-        problems=(*registry.database.check(), *_problems(inventory, chosen, model)),
+        problems=(*registry.database.check(), *told, *_problems(inventory, chosen, model)),
         payloads=len(edges),
         nbytes=sum(edge.nbytes for edge in edges),
         orphans=tuple(sorted(blobs - named)),

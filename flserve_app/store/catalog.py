@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Select, select, update
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.store import rows
 from flserve_app.store.admission import admit
+from flserve_app.store.bounds import check_metrics
 from flserve_app.store.claims import Holds
 from flserve_app.store.database import Database
 from flserve_app.store.edges import add_artifact, add_edge, check_kept
@@ -81,9 +82,11 @@ class Catalog:
 
         Raises:
             NotFound: If the version is not there.
+            StoreError: If they are too many, or a name is not plain.
         """
         with self._database.write() as connection:
             version = _version(connection, model, number)
+            check_metrics({**version.metrics, **metrics})
             merged = rows.metrics_to_json({**version.metrics, **metrics})
             connection.execute(update(versions).where(versions.c.serial == version.serial).values(metrics=merged))
             return _version(connection, model, number)
@@ -134,7 +137,7 @@ class Catalog:
         """Return when an artifact was collected; None if it is kept or was never there."""
         with self._database.read() as connection:
             when = connection.execute(select(artifacts.c.collected).where(artifacts.c.digest == digest)).scalar()
-        return None if when is None else datetime.fromisoformat(when)
+        return None if when is None else rows.time_from_text(when)
 
     def sizes(self, digests: Iterable[str]) -> dict[str, int]:
         """Return the bytes of artifacts that were ever in the store, in the given order."""
@@ -144,10 +147,10 @@ class Catalog:
             found = {row.digest: row.nbytes for row in connection.execute(every)}
         return {digest: found[digest] for digest in wanted if digest in found}
 
-    def inventory(self) -> Inventory:
-        """Return everything the catalog knows, as it stands now."""
+    def inventory(self, told: list[str] | None = None) -> Inventory:
+        """Return everything the catalog knows, as it stands now; see `take_inventory`."""
         with self._database.read() as connection:
-            return take_inventory(connection)
+            return take_inventory(connection, told)
 
     def _add_artifact(self, connection: Connection, draft: Draft, edge: Edge | None) -> int:
         """Add the artifact and its edge unless they are there; return the bytes of what was added."""

@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flserve_app.errors import Conflict, StoreError
+from flserve_app.store import rows
 from flserve_app.store.schema import HEAD, metadata
 
 BUSY_SECONDS = 60.0
@@ -136,7 +137,12 @@ def _engine(url: str | URL) -> Engine:
     try:
         place = make_url(url)
         options = _SQLITE_OPTIONS if place.get_backend_name() == "sqlite" else {}
-        engine = create_engine(place, json_serializer=partial(json.dumps, allow_nan=False), **options)
+        engine = create_engine(
+            place,
+            json_serializer=partial(json.dumps, allow_nan=False),
+            json_deserializer=rows.json_from_text,
+            **options,
+        )
     except (SQLAlchemyError, ImportError) as error:
         raise StoreError(f"cannot open a catalog: {error}") from error
     if engine.dialect.name == "sqlite":
