@@ -1,20 +1,24 @@
 """The application: its commands, and the boundary where errors become one line.
 
-Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1.
+Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1. So is
+what the system says of a path. What is printed is plain text, whoever's words it repeats.
 Wrong usage exits with 2, as click does. Heavy packages are imported by the commands that need them, so that
 the light ones answer at once.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import typer
 from typer.core import TyperGroup
 
 from flserve_app.cli import exchange, experiment, history, upkeep
+from flserve_app.cli.options import MOST_SHOWN
 from flserve_app.errors import FlserveError
+from flserve_app.text import plain
 
 
 @final
@@ -26,8 +30,28 @@ class ErrorBoundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except FlserveError as error:
-            typer.secho(f"error: {' '.join(str(error).split())}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(1) from None
+            _end(str(error))
+        except BrokenPipeError:
+            raise  # who reads the output went away: click ends in silence then
+        except OSError as error:
+            # A path that cannot be looked at or written, at any depth: the system's reason says it all.
+            _end(_of_system(error))
+
+
+def _end(reason: str) -> NoReturn:
+    typer.secho(f"error: {plain(reason, MOST_SHOWN)}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(1) from None
+
+
+def _of_system(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        return f"{plain(error.filename, MOST_SHOWN // 2)}: {reason}"
+    try:
+        os.getcwd()
+    except OSError:
+        return f"the current folder: {reason}: it was removed, change to one that is there"
+    return reason
 
 
 app = typer.Typer(

@@ -5,32 +5,43 @@ Right after a run, `flserve log` shows that run: the newest store below `outputs
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from flserve_app.errors import NotFound
 from flserve_app.registry import Registry
+from flserve_app.registry.layout import BLOBS_FOLDER, FORMAT_FILE, is_store
+from flserve_app.text import plain
 
 OUTPUTS = Path("outputs")
 STORE = "store"
-MARKER = "FORMAT"
-BLOBS = "blobs"
 
 
 def open_store(path: Path | None) -> Registry:
-    """Open a store to look at: the one in the given folder (or run folder), else the newest one.
+    """Open a store to look at; see `choose_store`.
 
     Raises:
         NotFound: If there is none.
         StoreError: If it cannot be opened.
     """
+    return Registry.open(choose_store(path), create=False)
+
+
+def choose_store(path: Path | None) -> Path:
+    """Return the store in the given folder (or run folder), else the newest one.
+
+    Raises:
+        NotFound: If none is given and there is none.
+        StoreError: If the folder cannot be looked at.
+    """
     if path is None:
         path = newest_store(OUTPUTS)
-        typer.echo(f"store: {path}", err=True)
-    elif not (path / MARKER).exists() and (path / STORE / MARKER).exists():
+        typer.echo(f"store: {plain(path)}", err=True)
+    elif not is_store(path) and is_store(path / STORE):
         path = path / STORE
-    return Registry.open(path, create=False)
+    return path
 
 
 def open_target(path: Path | None) -> Registry:
@@ -40,7 +51,7 @@ def open_target(path: Path | None) -> Registry:
         NotFound: If none was named and there is none.
         StoreError: If it cannot be opened or made.
     """
-    if path is None or (path / STORE / MARKER).exists():
+    if path is None or is_store(path / STORE):
         return open_store(path)
     return Registry.open(path)
 
@@ -51,7 +62,7 @@ def newest_store(outputs: Path) -> Path:
     Raises:
         NotFound: If there is none.
     """
-    stores = [marker.parent for marker in outputs.glob(f"**/{STORE}/{MARKER}")]
+    stores = [marker.parent for marker in outputs.glob(f"**/{STORE}/{FORMAT_FILE}")]
     if not stores:
         raise NotFound(f"there is no store below {outputs.absolute()}: name one with --store")
     return max(stores, key=lambda store: (_holds_something(store), _last_written(store), str(store)))
@@ -76,9 +87,20 @@ def choose_model(registry: Registry, model: str | None) -> str:
 
 def _holds_something(store: Path) -> bool:
     """Whether a run got as far as its first version: one that failed before left an empty store."""
-    blobs = store / BLOBS
-    return blobs.is_dir() and any(blobs.iterdir())
+    return bool(_entries(store / BLOBS_FOLDER))
 
 
 def _last_written(store: Path) -> float:
-    return max((entry.stat().st_mtime for entry in store.iterdir()), default=0.0)
+    """Return when something in a store was written; runs that begin and end beside us take files away meanwhile."""
+    found = [0.0]
+    for entry in _entries(store):
+        with suppress(OSError):
+            found.append(entry.lstat().st_mtime)
+    return max(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from flserve_app.cli.choice import choose_model, open_store
-from flserve_app.cli.options import JsonOption, ModelOption, StoreOption, to_json
+from flserve_app.cli.options import MOST_SHOWN, JsonOption, ModelOption, StoreOption, to_json
 from flserve_app.cli.tables import print_table
 from flserve_app.errors import StoreError
 from flserve_app.registry import Collection, Damage, Report, Retention
 from flserve_app.registry import collect as collect_store
 from flserve_app.registry import verify as verify_store
+from flserve_app.text import plain
 
 
 def verify(
@@ -117,7 +118,7 @@ def _print_report(report: Report) -> None:
         rows = [[one.blob[:12], one.what, _state_of(one)] for one in report.damage]
         print_table("damaged", ["blob", "what", "state"], rows)
     for problem in report.problems:
-        typer.echo(f"problem: {problem}")
+        typer.echo(f"problem: {plain(problem, MOST_SHOWN)}")
     counts = {name: sum(one.condition == name for one in report.findings) for name in ("good", "collected", "lost")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "good")
     orphans = f"; {len(report.orphans)} orphan blobs (gc removes them)" if report.orphans else ""
@@ -164,7 +165,7 @@ def _print_collection(done: Collection, dry_run: bool) -> None:
         by_model.setdefault(version.model, []).append(version.name)
     for model, names in by_model.items():
         shown = " ".join(names) if len(names) <= 8 else f"{' '.join(names[:4])} ... {' '.join(names[-3:])}"
-        typer.echo(f"{model}: {would} {len(names)} version{'' if len(names) == 1 else 's'}: {shown}")
+        typer.echo(f"{plain(model)}: {would} {len(names)} version{'' if len(names) == 1 else 's'}: {shown}")
     if done.clients:
         typer.echo(f"clients {'to forget' if dry_run else 'forgotten'}: {len(done.clients)}")
     typer.echo(
