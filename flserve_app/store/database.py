@@ -1,6 +1,6 @@
 """The catalog's database: opening, format, transactions.
 
-SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
+SQLite runs in WAL mode (or as `journal` says) with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
 other processes' locks. Where nothing can be written the catalog is opened to be read. Transactions are short. One
 that writes takes the write lock when it starts: what it reads stays true until it commits. A fresh database gets
 the newest tables at once; alembic is imported only to move an older one. A database of a revision that this
@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flserve_app.errors import Conflict, StoreError
 from flserve_app.store import rows
+from flserve_app.store.journal import journal_for, keep_rollback, leave_log
 from flserve_app.store.schema import HEAD, metadata
 
 BUSY_SECONDS = 60.0
@@ -65,7 +66,13 @@ class Database:
         """
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return cls(_read_only(path), read_only=True)
-        return cls(URL.create("sqlite", database=str(path)))
+        url = URL.create("sqlite", database=str(path))
+        try:
+            return cls(url)
+        except StoreError:
+            if not leave_log(path):
+                raise
+        return cls(url)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -124,7 +131,7 @@ class Database:
         with _translated(self._engine), self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("COMMIT")  # the journal mode cannot change inside a transaction
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql(f"PRAGMA journal_mode={journal_for(self._engine.url.database)}")
         with self.write() as connection:
             revision = _revision(connection)
             if revision is None:
@@ -168,6 +175,7 @@ def _read_only(path: Path) -> URL:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")
+    keep_rollback(connection)
 
 
 def _begin_sqlite(connection: Connection) -> None:
