@@ -1,7 +1,7 @@
 """Tables on a terminal, or in a file, where they are as wide as they need to be.
 
-A terminal too narrow for all columns gets those that people need most; names are folded, never cut. Whatever a cell says is shown as plain text: names come from
-clients, from bundles and from stores of others.
+A terminal too narrow for all columns gets those that people need most; names are folded, never cut. Whatever a cell
+says is shown as plain text: names come from clients, from bundles and from stores of others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], kept: Sequence[str]) -> Table:
-    table = Table(title=Text(plain(title)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=Text(plain(title)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for column in kept:
         table.add_column(
             column, justify="right" if column in _RIGHT else "left", no_wrap=column not in _FOLDS, overflow="fold"

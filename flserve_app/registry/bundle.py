@@ -43,7 +43,7 @@ class Taken:
 
 
 def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -> Contents:
-    """Write versions of one model to a file, which is replaced if it is there (see `output`), so that any store takes them.
+    """Write versions of one model to a file, which is replaced if it is there (see `output`).
 
     Args:
         registry: The store they are in.

@@ -34,7 +34,9 @@ _MAX_SMALL_BYTES = 2048
 _PAYLOAD = frozenset({"base", "blob", "codec", "nbytes", "target"})
 _VERSION = frozenset({"codec", "created", "digest", "metrics", "number", "parent", "round", "serving"})
 _FIELDS = frozenset({"format", "kind", "model", "payloads", "sizes", "versions"})
-_OTHER_FORM = StoreError("bundle: its manifest is not in its canonical form: it has other fields, or says a thing twice")
+_OTHER_FORM = StoreError(
+    "bundle: its manifest is not in its canonical form: it has other fields, or says a thing twice"
+)
 
 Value = TypeVar("Value")
 
@@ -96,7 +98,9 @@ class _Reading:
         if self._found.get("kind") != KIND:
             raise StoreError("bundle: its manifest is not one of a bundle")
         if not 1 <= (found := _number(self._found, "format")) <= FORMAT:
-            raise StoreError(f"bundle: it has format {found}, this flserve reads up to {FORMAT}: a newer flserve wrote it")
+            raise StoreError(
+                f"bundle: it has format {found}, this flserve reads up to {FORMAT}: a newer flserve wrote it"
+            )
 
     def _versions(self) -> Iterator[tuple[int, Draft]]:
         model, sizes = _get(self._found, "model", str), _get(self._found, "sizes", dict)

@@ -15,6 +15,7 @@ from typing import Literal
 from flserve_app.codec import CODECS, encode_composed, encode_parts
 from flserve_app.errors import FlserveError, NotFound
 from flserve_app.registry.derive import derive_all
+from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Edge, Inventory, Version
 
@@ -120,7 +121,12 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     report = Report(
         findings=tuple(_finding(version, sizes, edges, failed) for version in chosen),
         damage=(*_damage(registry, edges, failed, sizes), *_state_damage(registry, inventory, model)),
-        problems=(*registry.database.check(), *told, *_problems(inventory, chosen, model)),
+        problems=(
+            *registry.database.check(),
+            *told,
+            *_problems(inventory, chosen, model),
+            *_emptied(registry, inventory),
+        ),
         payloads=len(edges),
         nbytes=sum(edge.nbytes for edge in edges),
         orphans=tuple(sorted(blobs - named)),
@@ -200,6 +206,11 @@ def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None
         parent = version.parent
         if parent is not None and ((version.model, parent) not in numbers or parent >= version.number):
             yield f"{version.model} {version.name} has the parent v{parent}, which is no earlier version"
+
+
+def _emptied(registry: Registry, inventory: Inventory) -> Iterator[str]:
+    if not inventory.versions and names_nothing(registry):
+        yield NAMES_NOTHING
 
 
 def _behind(versions: Iterable[Version], edges: Iterable[Edge]) -> tuple[Edge, ...]:

@@ -84,9 +84,7 @@ def _loss(database: sqlite3.Connection, begun: bool, size: int) -> str | None:
     return _lacking(database, tables, wanted)
 
 
-def _lacking(
-    database: sqlite3.Connection, tables: Mapping[str, str], wanted: Mapping[str, list[str]]
-) -> str | None:
+def _lacking(database: sqlite3.Connection, tables: Mapping[str, str], wanted: Mapping[str, list[str]]) -> str | None:
     for name, columns in wanted.items():
         if not tables.get(name, "").upper().startswith("CREATE TABLE"):
             return f"lacks the table {name!r}"

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, select
 
 from flserve_app.errors import StoreError
-
 from flserve_app.store import rows
 from flserve_app.store.schema import clients, edges, label_moves, labels, models, states, versions
 from flserve_app.store.version import LATEST, Edge, Holder, State, Version
@@ -77,9 +76,7 @@ def take_inventory(connection: Connection, told: list[str] | None = None) -> Inv
     return inventory
 
 
-def _values(
-    found: Iterable[Row[Any]], value: Callable[[Row[Any]], Value], told: list[str] | None
-) -> Iterator[Value]:
+def _values(found: Iterable[Row[Any]], value: Callable[[Row[Any]], Value], told: list[str] | None) -> Iterator[Value]:
     for row in found:
         try:
             yield value(row)
