@@ -34,9 +34,6 @@ _MAX_SMALL_BYTES = 2048
 _PAYLOAD = frozenset({"base", "blob", "codec", "nbytes", "target"})
 _VERSION = frozenset({"codec", "created", "digest", "metrics", "number", "parent", "round", "serving"})
 _FIELDS = frozenset({"format", "kind", "model", "payloads", "sizes", "versions"})
-_OTHER_FORM = StoreError(
-    "bundle: its manifest is not in its canonical form: it has other fields, or says a thing twice"
-)
 
 Value = TypeVar("Value")
 
@@ -70,10 +67,10 @@ class _Reading:
         payloads, sizes = _get(self._found, "payloads", tuple), _get(self._found, "sizes", dict)
         versions = _get(self._found, "versions", dict)
         if self._found.keys() != _FIELDS | ({"servings"} if self._found["format"] > 1 else set()):
-            raise _OTHER_FORM
+            raise _other_form()
         _check_whole(versions, payloads, sizes)
         if self._used != len(self._found.get("servings", ())):
-            raise _OTHER_FORM
+            raise _other_form()
         return Contents(model=model, versions=versions, payloads=payloads, sizes=sizes)
 
     def _field(self, name: str) -> Any:
@@ -109,7 +106,7 @@ class _Reading:
         for entry in self._scanner.items(MAX_ENTRIES, _MAX_VERSION_BYTES):
             number = _number(_object(entry, "versions"), "number")
             if number == before or entry.keys() != _VERSION:
-                raise _OTHER_FORM
+                raise _other_form()
             if number < before:
                 raise StoreError("bundle: its versions are not one or more in the order of their numbers")
             yield number, self._draft(entry, model, sizes)
@@ -148,7 +145,7 @@ class _Reading:
         if type(value) is not int or not 0 <= value < len(servings):
             raise StoreError(f"bundle: a version's serving is none of {len(servings)}: {plain(value, 40)}")
         if value > self._used:
-            raise _OTHER_FORM
+            raise _other_form()
         self._used += value == self._used
         return servings[value]
 
@@ -180,8 +177,12 @@ def _edge(entry: object) -> Edge:
         nbytes=check_bytes(fields.get("nbytes")),
     )
     if fields.keys() != _PAYLOAD:
-        raise _OTHER_FORM
+        raise _other_form()
     return edge
+
+
+def _other_form() -> StoreError:
+    return StoreError("bundle: its manifest is not in its canonical form: it has other fields, or says a thing twice")
 
 
 def _object(entry: object, name: str) -> dict[str, Any]:

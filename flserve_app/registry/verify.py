@@ -118,14 +118,14 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
         elif done.error is not None:
             failed[done.edge.blob] = done.error
     named = {edge.blob for edge in inventory.edges} | {state.blob for state in inventory.states.values()}
+    emptied = not inventory.versions and names_nothing(registry)
     report = Report(
         findings=tuple(_finding(version, sizes, edges, failed) for version in chosen),
         damage=(*_damage(registry, edges, failed, sizes), *_state_damage(registry, inventory, model)),
         problems=(
             *registry.database.check(),
             *told,
-            *_problems(inventory, chosen, model),
-            *_emptied(registry, inventory),
+            *_problems(inventory, chosen, model, emptied),
         ),
         payloads=len(edges),
         nbytes=sum(edge.nbytes for edge in edges),
@@ -194,7 +194,9 @@ def _state_damage(registry: Registry, inventory: Inventory, model: str | None) -
             )
 
 
-def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None) -> Iterator[str]:
+def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None, emptied: bool) -> Iterator[str]:
+    if emptied:
+        yield NAMES_NOTHING
     numbers = {(version.model, version.number): version for version in inventory.versions}
     for (owner, label), number in inventory.labels.items():
         if model in (None, owner):
@@ -206,11 +208,6 @@ def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None
         parent = version.parent
         if parent is not None and ((version.model, parent) not in numbers or parent >= version.number):
             yield f"{version.model} {version.name} has the parent v{parent}, which is no earlier version"
-
-
-def _emptied(registry: Registry, inventory: Inventory) -> Iterator[str]:
-    if not inventory.versions and names_nothing(registry):
-        yield NAMES_NOTHING
 
 
 def _behind(versions: Iterable[Version], edges: Iterable[Edge]) -> tuple[Edge, ...]:

@@ -1,10 +1,10 @@
 """The catalog's database: opening, format, transactions.
 
-SQLite runs in WAL mode (or as `journal` says) with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
-other processes' locks. Where nothing can be written the catalog is opened to be read. Transactions are short. One
-that writes takes the write lock when it starts: what it reads stays true until it commits. A fresh database gets
-the newest tables at once; alembic is imported only to move an older one. A database of a revision that this
-program does not know is left untouched.
+SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut (`journal`: where it
+cannot), and waits for other processes' locks. Where nothing can be written the catalog is opened to be read.
+Transactions are short. One that writes takes the write lock when it starts: what it reads stays true until it
+commits. A fresh database gets the newest tables at once; alembic is imported only to move an older one. A database
+of a revision that this program does not know is left untouched.
 """
 
 from __future__ import annotations

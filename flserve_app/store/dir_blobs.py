@@ -137,9 +137,7 @@ class DirBlobs:
     def _check_own(self, folder: Path) -> None:
         for path in (self._path, folder):
             if path.is_symlink():
-                raise StoreError(
-                    f"{path} is a link to {os.path.realpath(path)}: nothing is removed by way of a link, make it a folder"
-                )
+                raise StoreError(f"{path} is a link to {os.path.realpath(path)}: nothing is removed by way of a link")
 
     def _read(self, digest: str, max_bytes: int, read: Callable[[BinaryIO, int], tuple[Data, str]]) -> Data:
         path = self._file(digest)

@@ -121,7 +121,7 @@ def label_move(row: Row[Any]) -> LabelMove:
     )
 
 
-def label(row: Row[Any]) -> tuple[str, int]:
+def label(row: Any) -> tuple[str, int]:
     """Return name and number of a row of `labels`. Raises StoreError if it has none."""
     what = f"label {plain(row.name, 70)!r}"
     return _text(what, "name", row.name), _number(what, "number", row.number)

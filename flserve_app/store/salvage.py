@@ -69,7 +69,8 @@ def add_payloads(connection: Connection, edges: Iterable[Edge], sizes: Mapping[s
     artifact = text("INSERT OR IGNORE INTO artifacts (digest, nbytes) VALUES (:digest, :nbytes)")
     known = text("UPDATE artifacts SET nbytes = :nbytes, collected = NULL WHERE digest = :digest")
     payload = text(
-        "INSERT OR IGNORE INTO edges (blob, target, base, codec, nbytes) VALUES (:blob, :target, :base, :codec, :nbytes)"
+        "INSERT OR IGNORE INTO edges (blob, target, base, codec, nbytes) "
+        "VALUES (:blob, :target, :base, :codec, :nbytes)"
     )
     added = 0
     for edge in edges:
