@@ -1,22 +1,26 @@
 """The application: its commands, and the boundary where errors become one line.
 
-Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1. A signal
-ends a command in order, with one line and the exit code that a shell gives it (130, 143).
+Whatever flserve foresees is an `FlserveError`: it is printed on stderr as `error: ...` and the exit code is 1. So is
+what the system says of a path. What is printed is plain text, whoever's words it repeats. A signal ends a command in
+order, with one line and the exit code that a shell gives it (130, 143).
 Wrong usage exits with 2, as click does. Heavy packages are imported by the commands that need them, so that
 the light ones answer at once.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import typer
 from typer.core import TyperGroup
 
 from flserve_app.cli import exchange, experiment, history, upkeep
+from flserve_app.cli.options import MOST_SHOWN
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.stopping import STOPPED_CODES, Stopped, leave, stoppable
+from flserve_app.text import plain
 
 
 @final
@@ -32,8 +36,28 @@ class ErrorBoundary(TyperGroup):
             typer.secho(f"error: stopped by {stopped.signal.name}", fg=typer.colors.RED, err=True)
             raise typer.Exit(stopped.exit_code) from None
         except FlserveError as error:
-            typer.secho(f"error: {' '.join(str(error).split())}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(1) from None
+            _end(str(error))
+        except BrokenPipeError:
+            raise  # who reads the output went away: click ends in silence then
+        except OSError as error:
+            # A path that cannot be looked at or written, at any depth: the system's reason says it all.
+            _end(_of_system(error))
+
+
+def _end(reason: str) -> NoReturn:
+    typer.secho(f"error: {plain(reason, MOST_SHOWN)}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(1) from None
+
+
+def _of_system(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        return f"{plain(error.filename, MOST_SHOWN // 2)}: {reason}"
+    try:
+        os.getcwd()
+    except OSError:
+        return f"the current folder: {reason}: it was removed, change to one that is there"
+    return reason
 
 
 app = typer.Typer(

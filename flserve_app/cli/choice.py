@@ -14,26 +14,36 @@ import typer
 
 from flserve_app.errors import NotFound
 from flserve_app.registry import Registry
+from flserve_app.registry.layout import BLOBS_FOLDER, FORMAT_FILE, is_store
+from flserve_app.text import plain
 
 OUTPUTS = Path("outputs")
 STORE = "store"
-MARKER = "FORMAT"
-BLOBS = "blobs"
 
 
 def open_store(path: Path | None) -> Registry:
-    """Open a store to look at: the one in the given folder (or run folder), else the newest one.
+    """Open a store to look at; see `choose_store`.
 
     Raises:
         NotFound: If there is none.
         StoreError: If it cannot be opened.
     """
+    return Registry.open(choose_store(path), create=False)
+
+
+def choose_store(path: Path | None) -> Path:
+    """Return the store in the given folder (or run folder), else the newest one.
+
+    Raises:
+        NotFound: If none is given and there is none.
+        StoreError: If the folder cannot be looked at.
+    """
     if path is None:
         path = newest_store(OUTPUTS)
-        typer.echo(f"store: {path}", err=True)
-    elif not (path / MARKER).exists() and (path / STORE / MARKER).exists():
+        typer.echo(f"store: {plain(path)}", err=True)
+    elif not is_store(path) and is_store(path / STORE):
         path = path / STORE
-    return Registry.open(path, create=False)
+    return path
 
 
 def open_target(path: Path | None) -> Registry:
@@ -43,7 +53,7 @@ def open_target(path: Path | None) -> Registry:
         NotFound: If none was named and there is none.
         StoreError: If it cannot be opened or made.
     """
-    if path is None or (path / STORE / MARKER).exists():
+    if path is None or is_store(path / STORE):
         return open_store(path)
     return Registry.open(path)
 
@@ -81,7 +91,7 @@ def _stores(outputs: Path) -> Iterator[Path]:
     """Yield the stores below a folder; what goes meanwhile, or may not be listed, holds none."""
     for folder, names, _ in os.walk(outputs):
         store = Path(folder) / STORE
-        if STORE in names and os.access(store / MARKER, os.F_OK):
+        if STORE in names and os.access(store / FORMAT_FILE, os.F_OK):
             names.remove(STORE)  # nothing in a store is another
             yield store
 
@@ -89,7 +99,7 @@ def _stores(outputs: Path) -> Iterator[Path]:
 def _holds_something(store: Path) -> bool:
     """Whether a run got as far as its first version: one that failed before left an empty store."""
     try:
-        return any((store / BLOBS).iterdir())
+        return any((store / BLOBS_FOLDER).iterdir())
     except OSError:
         return False
 

@@ -14,13 +14,14 @@ import typer
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.exchange import to_npz, to_safetensors
 from flserve_app.cli.choice import choose_model, open_store, open_target
-from flserve_app.cli.options import VERSION_HELP, JsonOption, ModelOption, StoreOption, to_json
+from flserve_app.cli.options import MOST_SHOWN, VERSION_HELP, JsonOption, ModelOption, StoreOption, to_json
 from flserve_app.errors import NotFound, Overtaken
 from flserve_app.registry import Registry, Version, export_bundle
 from flserve_app.registry import import_bundle as take_in
 from flserve_app.registry.insist import insist
 from flserve_app.registry.named import load_named
-from flserve_app.store import write_file
+from flserve_app.registry.output import is_stdout, writing_output
+from flserve_app.text import plain
 
 _RANGE = ".."
 
@@ -38,7 +39,7 @@ def export(
         str | None, typer.Argument(help=f"{VERSION_HELP} With --bundle also a range: v3..v9.", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; replaced if it is there.")
+        Path | None, typer.Option("--output", "-o", help="The file to write; replaced if it is there. - is stdout.")
     ] = None,
     file_format: Annotated[
         Format | None, typer.Option("--format", "-f", help="The file's format, for other programs.")
@@ -59,8 +60,9 @@ def export(
         elif version is not None and output is not None and file_format is not None:
             ((found, artifact),) = load_named(registry, name, version)
             content = _WRITERS[file_format](artifact)
-            write_file(output, content)
-            typer.echo(f"{output}: {found.model} {found.name} ({found.digest[:12]}), {len(content):,} bytes")
+            with writing_output(output) as file:
+                file.write(content)
+            _say(output, f"{found.model} {found.name} ({found.digest[:12]}), {len(content):,} bytes")
 
 
 def import_bundle(
@@ -78,7 +80,7 @@ def import_bundle(
         typer.echo(to_json({"model": taken.model, "added": taken.added, "present": taken.present}))
     else:
         present = f", {len(taken.present)} there already" if taken.present else ""
-        typer.echo(f"{taken.model}: {len(taken.added)} versions added{_span(taken.added)}{present}")
+        typer.echo(f"{plain(taken.model)}: {len(taken.added)} versions added{_span(taken.added)}{present}")
 
 
 def _check_usage(
@@ -113,10 +115,14 @@ def _bundle(registry: Registry, model: str, ref: str | None, path: Path) -> None
             raise
         raise Overtaken(f"{ref or 'what there is'} of {model!r} changed while it was bundled") from error
     nbytes = sum(edge.nbytes for edge in contents.payloads)
-    typer.echo(
-        f"{path}: {contents.model}, {len(contents.versions)} version{'' if len(contents.versions) == 1 else 's'}"
-        f"{_span(tuple(contents.versions))}, {len(contents.payloads)} payloads, {nbytes:,} bytes"
-    )
+    count = f"{len(contents.versions)} version{'' if len(contents.versions) == 1 else 's'}"
+    what = f"{contents.model}, {count}{_span(tuple(contents.versions))}"
+    _say(path, f"{what}, {len(contents.payloads)} payloads, {nbytes:,} bytes")
+
+
+def _say(path: Path, what: str) -> None:
+    """Say what was written, where it does not mingle with it."""
+    typer.echo(plain(f"{path}: {what}", MOST_SHOWN), err=is_stdout(path))
 
 
 def _span(numbers: tuple[int, ...]) -> str:

@@ -18,6 +18,7 @@ StoreOption = Annotated[
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model name; default: the only one in the store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+MOST_SHOWN = 4000  # characters of a line about what was asked for
 VERSION_HELP = "latest, a label, v12, 12, or the start of a digest."
 
 

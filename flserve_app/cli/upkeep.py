@@ -7,28 +7,42 @@ from typing import Annotated, Any
 
 import typer
 
-from flserve_app.cli.choice import choose_model, open_store
-from flserve_app.cli.options import JsonOption, ModelOption, StoreOption, to_json
+from flserve_app.cli.choice import choose_model, choose_store, open_store
+from flserve_app.cli.options import MOST_SHOWN, JsonOption, ModelOption, StoreOption, to_json
 from flserve_app.cli.tables import print_table
 from flserve_app.errors import StoreError
 from flserve_app.registry import Collection, Damage, Report, Retention
 from flserve_app.registry import collect as collect_store
 from flserve_app.registry import verify as verify_store
+from flserve_app.registry.layout import is_store
+from flserve_app.registry.recovery import Recovered, loss, recover
+from flserve_app.text import plain
 
 
 def verify(
     store: StoreOption = None,
     model: ModelOption = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Put back payloads that others can replace.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Put back what other payloads can replace.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make every version from its payloads and check every digest; exits with 1 if anything is damaged."""
-    with open_store(store) as registry:
-        name = None if model is None else choose_model(registry, model)
-        report = verify_store(registry, model=name, repair=repair)
-    if as_json:
-        typer.echo(to_json(_report(report)))
+    """Make every version from its payloads and check every digest; exits with 1 if anything is damaged.
+
+    With --repair a catalog that was lost is made again from what the payloads say of themselves; the old file is kept.
+    """
+    place = choose_store(store)
+    lost = loss(place) if is_store(place) else None
+    recovered = recover(place) if repair and lost is not None else None
+    if lost is not None and recovered is None:
+        report = Report(findings=(), damage=(), problems=(lost,), payloads=0, nbytes=0, orphans=())
     else:
+        with open_store(place) as registry:
+            name = None if model is None else choose_model(registry, model)
+            report = verify_store(registry, model=name, repair=repair)
+    if as_json:
+        typer.echo(to_json({**_report(report), "recovered": None if recovered is None else _recovered(recovered)}))
+    else:
+        if recovered is not None:
+            _print_recovered(recovered)
         _print_report(report)
         if repair and report.damage:
             _print_repair(report)
@@ -117,7 +131,7 @@ def _print_report(report: Report) -> None:
         rows = [[one.blob[:12], one.what, _state_of(one)] for one in report.damage]
         print_table("damaged", ["blob", "what", "state"], rows)
     for problem in report.problems:
-        typer.echo(f"problem: {problem}")
+        typer.echo(f"problem: {plain(problem, MOST_SHOWN)}")
     counts = {name: sum(one.condition == name for one in report.findings) for name in ("good", "collected", "lost")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "good")
     orphans = f"; {len(report.orphans)} orphan blobs (gc removes them)" if report.orphans else ""
@@ -125,6 +139,34 @@ def _print_report(report: Report) -> None:
     left = sum(not one.repaired for one in report.damage)
     hurt = f"; {left} blob{'' if left == 1 else 's'} damaged or missing" if left else ""
     typer.echo(f"{verdict}: versions {said}{hurt}; {report.payloads} payloads, {report.nbytes:,} bytes read{orphans}")
+
+
+def _print_recovered(done: Recovered) -> None:
+    made = ", ".join(f"{count} of model {model!r}" for model, count in done.versions.items()) or "none"
+    typer.echo(f"recovered: {done.payloads} payloads named again, versions made for them: {made}")
+    if done.salvaged:
+        rows = ", ".join(f"{table} ({count})" for table, count in done.salvaged.items())
+        typer.echo(f"taken over from the old catalog: {rows}")
+    if done.versions:
+        typer.echo("lost, as no payload tells them: their names, metrics, labels, runs and what serving takes")
+    if done.others:
+        typer.echo(f"{len(done.others)} blobs are no payloads (states are none); gc removes what nothing names")
+    if done.damaged:
+        typer.echo(f"{len(done.damaged)} blobs are damaged: {', '.join(blob[:12] for blob in done.damaged[:8])}")
+    if done.kept is not None:
+        typer.echo(plain(f"the old catalog is kept as {done.kept}", MOST_SHOWN))
+
+
+def _recovered(done: Recovered) -> dict[str, Any]:
+    kept = None if done.kept is None else str(done.kept)
+    return {
+        "payloads": done.payloads,
+        "versions": done.versions,
+        "salvaged": done.salvaged,
+        "others": list(done.others),
+        "damaged": list(done.damaged),
+        "kept": kept,
+    }
 
 
 def _state_of(one: Damage) -> str:
@@ -164,7 +206,7 @@ def _print_collection(done: Collection, dry_run: bool) -> None:
         by_model.setdefault(version.model, []).append(version.name)
     for model, names in by_model.items():
         shown = " ".join(names) if len(names) <= 8 else f"{' '.join(names[:4])} ... {' '.join(names[-3:])}"
-        typer.echo(f"{model}: {would} {len(names)} version{'' if len(names) == 1 else 's'}: {shown}")
+        typer.echo(f"{plain(model)}: {would} {len(names)} version{'' if len(names) == 1 else 's'}: {shown}")
     if done.clients:
         typer.echo(f"clients {'to forget' if dry_run else 'forgotten'}: {len(done.clients)}")
     typer.echo(

@@ -8,10 +8,13 @@ device or extension from a file is ever looked at, let alone followed.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Self, final
 
 from flserve_app.errors import StoreError
+from flserve_app.store.files import open_regular
 from flserve_app.store.mapped import mapped
 
 _BLOCK = 512
@@ -37,6 +40,12 @@ def write_member(file: BinaryIO, name: str, data: bytes | memoryview) -> None:
     file.write(bytes(-len(data) % _BLOCK))
 
 
+def check_members(sizes: Iterable[int]) -> None:
+    """Check that contents of these sizes can be members. Raises StoreError."""
+    if (largest := max(sizes, default=0)) > _MAX_BYTES:
+        raise StoreError(f"a payload has {largest} bytes, a bundle takes at most {_MAX_BYTES} of one")
+
+
 def write_end(file: BinaryIO) -> None:
     """End the file."""
     file.write(bytes(2 * _BLOCK))
@@ -56,8 +65,8 @@ class MemberReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = path.open("rb")
-            self._size = path.stat().st_size
+            self._file = open_regular(path, follow=True)
+            self._size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise StoreError(f"cannot read bundle {path}: {error.strerror}") from error
         self._position = 0

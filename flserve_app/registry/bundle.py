@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flserve_app.errors import Conflict, CorruptBlob, NotFound, Overtaken, StoreError
-from flserve_app.registry.archive_file import MemberReader, write_end, write_member
-from flserve_app.registry.contents import Contents, draft_of, from_json, to_json
+from flserve_app.registry.archive_file import MemberReader, check_members, write_end, write_member
+from flserve_app.registry.contents import MAX_MANIFEST_BYTES, Contents, draft_of, to_json
 from flserve_app.registry.derive import derive_all
 from flserve_app.registry.history import cheapest_chains
 from flserve_app.registry.insist import insist
+from flserve_app.registry.manifest import from_json
+from flserve_app.registry.output import writing_output
 from flserve_app.registry.registry import Registry
-from flserve_app.store import Edge, Version, writing_file
+from flserve_app.store import Edge, Version
 from flserve_app.store.names import check_name
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Taken:
 
 
 def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -> Contents:
-    """Write versions of one model to a file, which is replaced if it is there.
+    """Write versions of one model to a file, which is replaced if it is there (see `output`).
 
     Args:
         registry: The store they are in.
@@ -52,7 +53,7 @@ def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -
 
     Raises:
         NotFound: If the content of one was collected.
-        StoreError: If it cannot be written, or none or several models were named.
+        StoreError: If it cannot be written, none or several models were named, or they are more than a bundle takes.
     """
     chosen = sorted(versions, key=lambda version: version.number)
     return insist(lambda: _export(registry, chosen, path))
@@ -60,8 +61,11 @@ def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -
 
 def _export(registry: Registry, versions: list[Version], path: Path) -> Contents:
     contents = _contents(registry, versions)
-    with writing_file(path) as file:
-        write_member(file, MANIFEST, to_json(contents))
+    manifest = to_json(contents)
+    from_json(manifest)
+    check_members(edge.nbytes for edge in contents.payloads)
+    with writing_output(path) as file:
+        write_member(file, MANIFEST, manifest)
         for edge in contents.payloads:
             write_member(file, _name(edge), _stored(registry, edge))
         write_end(file)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flserve_app.errors import NotFound, Overtaken
+from flserve_app.registry.garbage import check_removable
 from flserve_app.registry.insist import insist
 from flserve_app.registry.registry import Registry
 from flserve_app.registry.retention import Retention, kept_digests, removal, stranded
@@ -76,8 +77,9 @@ def collect(
 
     Raises:
         FlserveError: If an artifact that stays is damaged and was to stand alone; then nothing was removed.
-        StoreError: If the store cannot be written.
+        StoreError: If the store cannot be written, or what it holds cannot be told from garbage.
     """
+    check_removable(registry)
     now = registry.clock()
     old = _Old(blobs=now - grace, leftovers=now - leftover_grace)
     if dry_run:

@@ -36,6 +36,7 @@ class Examined:
         sizes: Digest to bytes of every artifact that could be made.
         failed: Blob to reason of the payloads that could not be read, or not be applied for want of their base.
         states: (model, number) to reason of the states that could not be read.
+        told: What is no row of the newest inventory, a sentence each.
     """
 
     first: Inventory
@@ -44,6 +45,7 @@ class Examined:
     sizes: Mapping[str, int]
     failed: Mapping[str, FlserveError]
     states: Mapping[Place, FlserveError]
+    told: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def examine(registry: Registry, model: str | None) -> Examined:
     Raises:
         StoreError: If the catalog cannot be read, or never holds still for what is in doubt.
     """
-    first = registry.catalog.inventory()
+    first = registry.catalog.inventory([])
     numbers = {(one.model, one.number) for one in first.versions if model in (None, one.model)}
     edges = first.edges if model is None else behind(_wanted(first, numbers, {}), first.edges)
     made = _make(registry, edges)
@@ -69,7 +71,8 @@ def examine(registry: Registry, model: str | None) -> Examined:
     states = _unreadable(registry, {place: state for place, state in first.states.items() if place in numbers})
     doubts: tuple[object, ...] | None = None
     for _ in range(_ROUNDS):
-        newer = registry.catalog.inventory()
+        told: list[str] = []
+        newer = registry.catalog.inventory(told)
         named = {edge.blob: edge for edge in newer.edges}
         failed = {blob: error for blob, error in made.failed.items() if blob in named}
         kept = {place: newer.states[place] for place in states if place in newer.states}
@@ -77,7 +80,15 @@ def examine(registry: Registry, model: str | None) -> Examined:
         now = (frozenset(failed), wanted, frozenset((place, state.blob) for place, state in kept.items()))
         if not any(now) or (now == doubts and _explained(newer, failed, made.roots, wanted)):
             states = {place: states[place] for place in kept}
-            return Examined(first=first, inventory=newer, edges=edges, sizes=sizes, failed=failed, states=states)
+            return Examined(
+                first=first,
+                inventory=newer,
+                edges=edges,
+                sizes=sizes,
+                failed=failed,
+                states=states,
+                told=tuple(told),
+            )
         doubts = now
         made = _make(registry, behind({named[blob].target for blob in failed} | wanted, newer.edges))
         sizes |= made.sizes

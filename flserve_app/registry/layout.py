@@ -1,7 +1,8 @@
 """What a store is on disk: `FORMAT`, `catalog.sqlite`, `blobs/`.
 
 `FORMAT` is written first and says which layout follows, so a folder without it is no store, and one of a newer
-format is refused before anything in it is opened.
+format is refused before anything in it is opened. So is one that has blobs and no catalog that could name them: it
+would be taken for an empty store, and all that it holds for garbage.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.store import make_folder, write_file
-from flserve_app.store.files import TEMPORARY
+from flserve_app.store.dir_blobs import DirBlobs
+from flserve_app.store.files import TEMPORARY, open_regular
+from flserve_app.store.intact import catalog_loss, check_kinds
 
 FORMAT = 1
 FORMAT_FILE = "FORMAT"
@@ -25,13 +28,36 @@ def open_layout(path: Path, *, create: bool) -> None:
 
     Raises:
         NotFound: If nothing is there and nothing is to be made.
-        StoreError: If something else is there, or a store of a newer format.
+        StoreError: If something else is there, a store of a newer format, or one that lost its catalog.
     """
-    marker = path / FORMAT_FILE
-    if not marker.exists():
+    if not is_store(path):
         _make(path, create=create)
+    check_format(path)
+    if (lost := lost_catalog(path)) is not None:
+        raise StoreError(f"{lost}: it was damaged from outside; `flserve verify --repair` makes what the blobs tell")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder has a store's format file. Raises StoreError if that cannot be found out."""
     try:
-        with marker.open("rb") as file:
+        (path / FORMAT_FILE).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot look at {path}: {getattr(error, 'strerror', None) or error}") from error
+    return True
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path, relative to a store's folder, is one of the store's own."""
+    return path.parts[0] in (FORMAT_FILE, BLOBS_FOLDER) or path.parts[0].startswith(CATALOG_FILE)
+
+
+def check_format(path: Path) -> None:
+    """Check that the format file of a store names a format that this program reads. Raises StoreError."""
+    marker = path / FORMAT_FILE
+    try:
+        with open_regular(marker) as file:
             line = file.read(64)
     except OSError as error:
         raise StoreError(f"cannot read {marker}: {error.strerror}") from error
@@ -43,8 +69,21 @@ def open_layout(path: Path, *, create: bool) -> None:
             f"the store {path} has format {int(match[1])}, this flserve reads up to {FORMAT}: "
             "a newer flserve wrote it, and it was left untouched"
         )
-    if (path / BLOBS_FOLDER).exists() and not (path / CATALOG_FILE).exists():
-        raise StoreError(f"the store {path} has blobs but no {CATALOG_FILE}: it was damaged from outside")
+
+
+def lost_catalog(path: Path) -> str | None:
+    """Return what the catalog of a store lost, a sentence without its end; None if it lost nothing.
+
+    Raises:
+        StoreError: If something else than a file stands in its place.
+    """
+    check_kinds(path / CATALOG_FILE)
+    # First what is there: who makes a store makes its catalog before it puts a blob.
+    begun = next(iter(DirBlobs(path / BLOBS_FOLDER)), None) is not None
+    lost = catalog_loss(path / CATALOG_FILE, begun=begun)
+    if lost == "is missing":
+        return f"the store {path} has blobs but no {CATALOG_FILE}"
+    return None if lost is None else f"the store {path} {'has blobs but ' * begun}its {CATALOG_FILE} {lost}"
 
 
 def _make(path: Path, *, create: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Literal
 from flserve_app.codec import CODECS, encode_composed, encode_parts
 from flserve_app.errors import FlserveError, NotFound
 from flserve_app.registry.examine import Examined, examine
+from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Edge, Inventory, Version
 
@@ -108,10 +109,11 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     chosen = [version for version in inventory.versions if version.serial in there]
     named = {edge.blob for one in (found.first, inventory) for edge in one.edges}
     named |= {state.blob for one in (found.first, inventory) for state in one.states.values()}
+    emptied = not inventory.versions and names_nothing(registry)
     report = Report(
         findings=tuple(_finding(version, found.sizes, inventory.edges, found.failed) for version in chosen),
         damage=(*_damage(registry, inventory.edges, found.failed, found.sizes), *_state_damage(found)),
-        problems=(*registry.database.check(), *_problems(inventory, chosen, model)),
+        problems=(*registry.database.check(), *found.told, *_problems(inventory, chosen, model, emptied)),
         payloads=len(found.edges),
         nbytes=sum(edge.nbytes for edge in found.edges),
         orphans=tuple(sorted(blob for blob in blobs - named if registry.blobs.has(blob))),
@@ -175,7 +177,9 @@ def _state_damage(found: Examined) -> Iterator[Damage]:
         )
 
 
-def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None) -> Iterator[str]:
+def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None, emptied: bool) -> Iterator[str]:
+    if emptied:
+        yield NAMES_NOTHING
     numbers = {(version.model, version.number): version for version in inventory.versions}
     for (owner, label), number in inventory.labels.items():
         if model in (None, owner):

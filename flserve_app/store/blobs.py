@@ -60,6 +60,9 @@ class BlobStore(Protocol):
     def delete(self, digest: str) -> None:
         """Remove a blob; one that is not there is fine."""
 
+    def check_own(self) -> None:
+        """Check that blobs may be removed: that they are this store's own. Raises StoreError."""
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the digests."""
 
@@ -132,6 +135,9 @@ class MemoryBlobs:
         """Remove a blob."""
         self._blobs.pop(check_digest(digest), None)
         self._times.pop(digest, None)
+
+    def check_own(self) -> None:
+        """Do nothing: memory is nobody else's."""
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the digests."""

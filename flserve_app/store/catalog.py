@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select, update
 from flserve_app.errors import Conflict, NotFound, StoreError
 from flserve_app.store import lookup, rows
 from flserve_app.store.admission import admit
+from flserve_app.store.bounds import check_metrics
 from flserve_app.store.claims import Holds, is_named
 from flserve_app.store.database import Database
 from flserve_app.store.edges import add_artifact, add_edge, check_kept, edges_behind, sizes_of
@@ -105,13 +106,16 @@ class Catalog:
         Raises:
             Conflict: If the run lost its lease.
             NotFound: If the version is not there.
+            StoreError: If they are too many, or a name is not plain.
         """
         with self._database.write() as connection:
             if lease is not None:
                 check_held(connection, model, lease)
             version = _version(connection, model, number)
-            merged = rows.metrics_to_json({**metrics, **version.metrics} if keep else {**version.metrics, **metrics})
-            connection.execute(update(versions).where(versions.c.serial == version.serial).values(metrics=merged))
+            merged = {**metrics, **version.metrics} if keep else {**version.metrics, **metrics}
+            check_metrics(merged)
+            text = rows.metrics_to_json(merged)
+            connection.execute(update(versions).where(versions.c.serial == version.serial).values(metrics=text))
             return _version(connection, model, number)
 
     def models(self) -> tuple[str, ...]:
@@ -180,12 +184,12 @@ class Catalog:
         """Return when an artifact was collected; None if it is kept or was never there."""
         with self._database.read() as connection:
             when = connection.execute(select(artifacts.c.collected).where(artifacts.c.digest == digest)).scalar()
-        return None if when is None else datetime.fromisoformat(when)
+        return None if when is None else rows.time_from_text(when)
 
-    def inventory(self) -> Inventory:
-        """Return everything the catalog knows, as it stands now."""
+    def inventory(self, told: list[str] | None = None) -> Inventory:
+        """Return everything the catalog knows, as it stands now; see `take_inventory`."""
         with self._database.read() as connection:
-            return take_inventory(connection)
+            return take_inventory(connection, told)
 
     def _names(self, blob: str) -> bool:
         with self._database.read() as connection:

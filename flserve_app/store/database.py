@@ -1,11 +1,11 @@
 """The catalog's database: opening, format, transactions.
 
-SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut, and waits for
-other processes' locks; nothing gives up before that wait is over, so connections are not counted. Where nothing can
-be written the catalog is opened to be read (`unwritable`). Transactions are short. One that writes takes the write
-lock when it starts: what it reads stays true until it commits; the threads of a process take it in turns (`turns`).
-A fresh database gets the newest tables at once; alembic is imported only to move an older one. A database of a
-revision that this program does not know is left untouched.
+SQLite runs in WAL mode with `synchronous=FULL`, so a commit that returned survives a power cut (`journal`: where it
+cannot), and waits for other processes' locks; nothing gives up before that wait is over, so connections are not
+counted. Where nothing can be written the catalog is opened to be read (`unwritable`). Transactions are short. One that
+writes takes the write lock when it starts: what it reads stays true until it commits; the threads of a process take it
+in turns (`turns`). A fresh database gets the newest tables at once; alembic is imported only to move an older one. A
+database of a revision that this program does not know is left untouched.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engi
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from flserve_app.errors import Conflict, StoreError
+from flserve_app.store import rows
+from flserve_app.store.journal import journal_for, keep_rollback, leave_log
 from flserve_app.store.schema import HEAD, metadata
 from flserve_app.store.turns import Turns
 from flserve_app.store.unwritable import UnwritableFile
@@ -70,6 +72,11 @@ class Database:
         url = URL.create("sqlite", database=str(path))
         if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return cls(url, unwritable=UnwritableFile(path, BUSY_SECONDS))
+        try:
+            return cls(url)
+        except StoreError:
+            if not leave_log(path):
+                raise
         return cls(url)
 
     @contextmanager
@@ -129,7 +136,7 @@ class Database:
         with _translated(self._engine), self._engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("COMMIT")  # the journal mode cannot change inside a transaction
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql(f"PRAGMA journal_mode={journal_for(self._engine.url.database)}")
         with self.write() as connection:
             revision = _revision(connection)
             if revision is None:
@@ -142,7 +149,10 @@ def _engine(url: str | URL, unwritable: UnwritableFile | None) -> Engine:
     try:
         place = make_url(url)
         engine = create_engine(
-            place, json_serializer=partial(json.dumps, allow_nan=False), **_options(place, unwritable)
+            place,
+            json_serializer=partial(json.dumps, allow_nan=False),
+            json_deserializer=rows.json_from_text,
+            **_options(place, unwritable),
         )
     except (SQLAlchemyError, ImportError) as error:
         raise StoreError(f"cannot open a catalog: {error}") from error
@@ -163,6 +173,7 @@ def _options(place: URL, unwritable: UnwritableFile | None) -> dict[str, Any]:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")
+    keep_rollback(connection)
 
 
 def _begin_sqlite(connection: Connection) -> None:

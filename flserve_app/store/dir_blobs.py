@@ -2,13 +2,16 @@
 
 A file that is there is a blob, whole and durable, or was damaged from outside; what is being written has another
 name (`files`), in the folder itself while its digest is not known. A blob put again is written again if it was
-damaged, and a blob kept again always: it is on disk already, and reading the other would cost more.
+damaged, and a blob kept again always: it is on disk already, and reading the other would cost more. Only regular
+files are blobs, and nothing is listed or removed by way of a link: it may lead to somebody else's files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,10 +20,20 @@ from typing import BinaryIO, TypeVar, final
 
 from flserve_app.errors import CorruptBlob, NotFound, StoreError
 from flserve_app.store.blobs import DEFAULT_MAX_BYTES, NewBlob, check_digest, check_size, is_digest
-from flserve_app.store.files import TEMPORARY, NewFile, make_folder, new_file, remove_file, sync_folder, write_file
+from flserve_app.store.files import (
+    TEMPORARY,
+    NewFile,
+    make_folder,
+    new_file,
+    open_regular,
+    remove_file,
+    sync_folder,
+    write_file,
+)
 from flserve_app.store.mapped import mapped
 
 Data = TypeVar("Data", bytes, memoryview)
+_FOLDER = re.compile(r"[0-9a-f]{2}")
 
 
 @final
@@ -78,13 +91,17 @@ class DirBlobs:
 
     def delete(self, digest: str) -> None:
         """Remove a blob."""
-        remove_file(self._file(digest))
+        path = self._file(digest)
+        self._check_own(path.parent)
+        remove_file(path)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the digests."""
-        for path in self._path.glob("[0-9a-f][0-9a-f]/*"):
-            if not path.name.startswith(TEMPORARY) and is_digest(path.name):
-                yield path.name
+        for folder in self._folders():
+            for entry in _entries(folder):
+                # A folder of that name is nobody's blob, and could not be removed as one.
+                if is_digest(entry.name) and not entry.is_dir(follow_symlinks=False):
+                    yield entry.name
 
     def put_before(self, time: datetime) -> Iterator[str]:
         """Iterate over the digests of blobs whose file is that old."""
@@ -93,21 +110,39 @@ class DirBlobs:
     def leftovers(self, time: datetime) -> Iterator[str]:
         """Iterate over the paths of temporary files that are that old."""
         return (
-            str(path)
-            for folder in ("", "*/")
-            for path in self._path.glob(f"{folder}{TEMPORARY}*")
-            if _is_older(path, time)
+            entry.path
+            for folder in (self._path, *self._folders())
+            for entry in _entries(folder)
+            if entry.name.startswith(TEMPORARY)
+            and entry.is_file(follow_symlinks=False)
+            and _is_older(Path(entry.path), time)
         )
 
     def tidy(self, time: datetime) -> None:
         """Remove those files."""
+        self._check_own(self._path)
         for path in self.leftovers(time):
             remove_file(Path(path))
+
+    def check_own(self) -> None:
+        """Check that blobs may be removed here: the folder is one, and no link to another. Raises StoreError."""
+        self._check_own(self._path)
+
+    def _folders(self) -> Iterator[Path]:
+        """Iterate over the folders `00` to `ff` that are there."""
+        for entry in _entries(self._path):
+            if _FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path)
+
+    def _check_own(self, folder: Path) -> None:
+        for path in (self._path, folder):
+            if path.is_symlink():
+                raise StoreError(f"{path} is a link to {os.path.realpath(path)}: nothing is removed by way of a link")
 
     def _read(self, digest: str, max_bytes: int, read: Callable[[BinaryIO, int], tuple[Data, str]]) -> Data:
         path = self._file(digest)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 check_size(digest, size, max_bytes)
                 data, found = read(file, size)
@@ -149,16 +184,28 @@ def _whole(file: BinaryIO, size: int) -> tuple[bytes, str]:
 
 def _stored_bytes(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StoreError(f"cannot look at blob {path}: {error.strerror}") from error
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder; nothing if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot list {folder}: {error.strerror}") from error
 
 
 def _is_older(path: Path, time: datetime) -> bool:
     try:
-        return path.stat().st_mtime <= time.timestamp()
+        return path.lstat().st_mtime <= time.timestamp()
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -1,19 +1,25 @@
 """Everything the catalog knows, as it stands in one transaction.
 
 For work on the store as a whole: checking it, collecting what nobody needs, bundling. It holds rows, not bytes: a
-few hundred bytes a version.
+few hundred bytes a version. Rows that are none (`rows`), or that speak of versions that are not there, end it: what is
+decided on half of them would be wrong. A check of the store has them told instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
+from flserve_app.errors import StoreError
 from flserve_app.store import rows
 from flserve_app.store.schema import clients, edges, label_moves, labels, models, states, versions
 from flserve_app.store.version import LATEST, Edge, Holder, State, Version
+from flserve_app.text import plain
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +43,66 @@ class Inventory:
     holders: tuple[tuple[str, Holder], ...]
 
 
-def take_inventory(connection: Connection) -> Inventory:
-    """Read the inventory in a transaction."""
+def take_inventory(connection: Connection, told: list[str] | None = None) -> Inventory:
+    """Read the inventory in a transaction.
+
+    Args:
+        connection: In a transaction.
+        told: Gets a sentence for each row that is none, which is left out.
+
+    Raises:
+        StoreError: If a row is none, or speaks of a version that is not there, and nobody is told.
+    """
     name = models.c.name.label("model")
     named = select(labels.c.name, labels.c.number, name).join(models, labels.c.model_id == models.c.id)
     former = select(label_moves.c.after, name).join(models).where(label_moves.c.label != LATEST).distinct()
     remembered = select(states, name).join(models, states.c.model_id == models.c.id)
     seen = select(clients, name).join(models, clients.c.model_id == models.c.id)
     every = rows.VERSIONS.order_by(models.c.name, versions.c.number)
-    return Inventory(
-        versions=tuple(rows.version(row) for row in connection.execute(every)),
-        edges=tuple(rows.edge(row) for row in connection.execute(select(edges).order_by(edges.c.blob))),
-        labels={(row.model, row.name): row.number for row in connection.execute(named)},
+
+    def read(query: Any, value: Callable[[Row[Any]], Value]) -> Iterator[Value]:
+        return _values(connection.execute(query), value, told)
+
+    inventory = Inventory(
+        versions=tuple(read(every, rows.version)),
+        edges=tuple(read(select(edges).order_by(edges.c.blob), rows.edge)),
+        labels={(model, label): number for model, (label, number) in read(named, _with_model(rows.label))},
         former=frozenset((row.model, row.after) for row in connection.execute(former)),
-        states={(row.model, row.number): rows.state(row) for row in connection.execute(remembered)},
-        holders=tuple((row.model, rows.holder(row)) for row in connection.execute(seen)),
+        states={(model, number): state for model, (number, state) in read(remembered, _with_model(_numbered))},
+        holders=tuple(read(seen, _with_model(rows.holder))),
     )
+    if told is None:
+        _check_references(inventory)
+    return inventory
+
+
+def _values(found: Iterable[Row[Any]], value: Callable[[Row[Any]], Value], told: list[str] | None) -> Iterator[Value]:
+    for row in found:
+        try:
+            yield value(row)
+        except StoreError as error:
+            if told is None:
+                raise
+            told.append(str(error))
+
+
+def _with_model(value: Callable[[Row[Any]], Value]) -> Callable[[Row[Any]], tuple[str, Value]]:
+    return lambda row: (row.model, value(row))
+
+
+def _numbered(row: Row[Any]) -> tuple[int, State]:
+    return row.number, rows.state(row)
+
+
+def _check_references(inventory: Inventory) -> None:
+    """Check that labels, their moves and states are of versions that are there. Raises StoreError."""
+    there = {(version.model, version.number) for version in inventory.versions}
+    spoken = [((model, number), f"label {label!r}") for (model, label), number in inventory.labels.items()]
+    spoken += [(version, "a state") for version in inventory.states]
+    spoken += [(version, "a move of a label") for version in inventory.former]
+    for (model, number), what in spoken:
+        if (model, number) not in there:
+            raise StoreError(
+                f"catalog: {what} is of version {plain(number, 20)} of {model!r}, which is not there: "
+                "it was damaged from outside"
+            )

@@ -17,7 +17,7 @@ from flserve_app.store import rows
 from flserve_app.store.database import Database
 from flserve_app.store.edges import is_kept
 from flserve_app.store.lookup import labels_of
-from flserve_app.store.names import check_label, model_key
+from flserve_app.store.names import check_label, check_said, model_key
 from flserve_app.store.schema import label_moves, labels, models, versions
 from flserve_app.store.version import LATEST, LabelMove
 
@@ -53,9 +53,11 @@ class Labels:
         Raises:
             Conflict: If it does not stand where it was expected.
             NotFound: If the model or the version is not there, or its content is not any more.
-            StoreError: If the name cannot be a label.
+            StoreError: If the name cannot be a label, or what is said is no line of text.
         """
         check_label(label)
+        check_said("who moves a label", who)
+        check_said("why a label is moved", why)
         with self._database.write() as connection:
             key = model_key(connection, model)
             before = _number(connection, key, label)

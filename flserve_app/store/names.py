@@ -11,11 +11,14 @@ import re
 from sqlalchemy import Connection, insert, select, update
 
 from flserve_app.errors import NotFound, StoreError
+from flserve_app.store.bounds import MAX_NUMBER
 from flserve_app.store.schema import models
 from flserve_app.store.version import LATEST
+from flserve_app.text import is_plain, plain
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+MOST_SAID = 1000  # characters
 _NUMBER_OR_DIGEST = re.compile(r"v?[0-9]+|[0-9a-f]{6,64}")
 
 
@@ -28,7 +31,7 @@ def check_name(what: str, name: str) -> None:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise StoreError(
             f"{what} is 1 to 128 letters, digits, dots, dashes or underscores, starting with a letter or digit; "
-            f"found {str(name)[:140]!r}"
+            f"found {plain(name, 140)!r}"
         )
 
 
@@ -43,8 +46,18 @@ def check_label(name: str) -> None:
     if _LABEL.fullmatch(name) is None or _NUMBER_OR_DIGEST.fullmatch(name):
         raise StoreError(
             "a label is 1 to 64 letters, digits, dots, dashes or underscores, starts with a letter and does not "
-            f"read like a version number or a digest; found {name[:80]!r}"
+            f"read like a version number or a digest; found {plain(name, 80)!r}"
         )
+
+
+def check_said(what: str, text: str) -> None:
+    """Check that what people say about a move can be shown as one line; they need not say anything.
+
+    Raises:
+        StoreError: If it cannot.
+    """
+    if not isinstance(text, str) or (text and not is_plain(text, MOST_SAID)):
+        raise StoreError(f"{what} is at most {MOST_SAID} printable characters, found {plain(text, 80)!r}")
 
 
 def model_key(connection: Connection, model: str) -> int:
@@ -70,4 +83,7 @@ def ensure_model(connection: Connection, model: str) -> int:
 def next_number(connection: Connection, key: int) -> int:
     """Take the next version number of a model; the row stays locked until the transaction ends."""
     connection.execute(update(models).where(models.c.id == key).values(next_number=models.c.next_number + 1))
-    return int(connection.execute(select(models.c.next_number).where(models.c.id == key)).scalar_one()) - 1
+    found = connection.execute(select(models.c.next_number).where(models.c.id == key)).scalar_one()
+    if type(found) is not int or not 0 < found <= MAX_NUMBER:
+        raise StoreError(f"catalog: a model's next number is {plain(found, 40)}: it was damaged from outside")
+    return found - 1

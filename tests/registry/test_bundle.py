@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from flserve_app.errors import Conflict, FlserveError, NotFound, StoreError
 from flserve_app.registry import Registry, Retention, Serving, collect, export_bundle, import_bundle, verify
 from flserve_app.registry.archive_file import write_end, write_member
-from flserve_app.registry.contents import from_json, to_json
+from flserve_app.registry.contents import to_json
+from flserve_app.registry.manifest import from_json
 from tests.registry.samples import drifting, unrelated
 
 SERVING = Serving(model_id="mlp", arguments={"hidden": 64}, inputs=({"shape": [None, 32]},), classes=("a", "b"), seed=7)
@@ -179,7 +180,7 @@ def raised(manifest, **changes):
 
 
 CHANGES = {
-    "newer format": (lambda m, b: raised(m, format=2), "it has format 2, this flserve reads 1"),
+    "newer format": (lambda m, b: raised(m, format=3), "it has format 3, this flserve reads up to 2"),
     "no bundle": (lambda m, b: raised(m, kind="x"), "is not one of a bundle"),
     "no model": (lambda m, b: m.pop("model"), "model must be str"),
     "path as model": (lambda m, b: raised(m, model="../x"), "model's name is 1 to 128"),
@@ -199,11 +200,11 @@ CHANGES = {
     "strange metric": (lambda m, b: raised(m["versions"][0], metrics={"x": "big"}), "metric 'x' must be a number"),
     "local time": (lambda m, b: raised(m["versions"][0], created="2026-01-01"), "a time is ISO 8601"),
     "strange serving": (
-        lambda m, b: raised(m["versions"][0], serving={"model_id": "x"}),
+        lambda m, b: m.update(servings=[{"model_id": "x"}]),
         "serving takes does not",
     ),
-    "strange seed": (lambda m, b: m["versions"][0]["serving"].update(seed="7"), "serving takes does not"),
-    "strange class": (lambda m, b: m["versions"][0]["serving"].update(classes=[1]), "serving takes does not"),
+    "strange seed": (lambda m, b: m["servings"][0].update(seed="7"), "serving takes does not"),
+    "strange class": (lambda m, b: m["servings"][0].update(classes=[1]), "serving takes does not"),
     "huge artifact": (lambda m, b: raised(m["sizes"], **{next(iter(m["sizes"])): 1 << 50}), "a size is 0 to"),
     "wrong size": (lambda m, b: raised(m["sizes"], **{next(iter(m["sizes"])): 7}), "its manifest says 7"),
     "one size more": (lambda m, b: raised(m["sizes"], **{"f" * 64: 7}), "do not make the artifacts"),
