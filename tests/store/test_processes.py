@@ -28,7 +28,12 @@ def test_one_that_ended_is_not_and_one_whose_number_came_again_neither():
 
 def test_from_elsewhere_nobody_knows(monkeypatch):
     here = this_process()
-    for other in (replace(here, place="elsewhere"), replace(here, pid=0), replace(here, pid=-1), replace(here, begun="")):
+    for other in (
+        replace(here, place="elsewhere"),
+        replace(here, pid=0),
+        replace(here, pid=-1),
+        replace(here, begun=""),
+    ):
         assert is_there(other) is None
     monkeypatch.setattr(processes.os, "kill", lambda pid, signal: (_ for _ in ()).throw(PermissionError))
     assert is_there(here) is True
