@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -128,9 +129,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
             file = path.open("x" if new else "a", encoding="utf-8")
-        except FileExistsError as error:
-            raise Conflict(f"run folder {self.path} was taken by another run at the same time") from error
         except OSError as error:
+            if error.errno == errno.EEXIST and self.path.is_dir():
+                raise Conflict(f"run folder {self.path} was taken by another run at the same time") from error
             raise StoreError(f"run folder {self.path} cannot be made or written: {error.strerror}") from error
         with file:
             try:

@@ -8,7 +8,7 @@ from flserve_app.compose.model import Model
 from flserve_app.config import AppConfig
 from flserve_app.registry import Registry
 from flserve_app.store import Serving
-from flserve_app.strategy import expanded
+from flserve_app.strategy import expanded, open_registry
 from flserve_app.task import TaskSpec, task_data
 from flserve_app.task.models import model_spec
 
@@ -39,4 +39,4 @@ def open_store(config: AppConfig, folder: Path) -> Registry:
     """Open the store of a run, which is made if it is not there. Raises ConfigError, StoreError."""
     path = store_path(config, folder)
     codec = config.codec.name if config.codec.name.startswith("lossless") else "lossless"
-    return Registry.open(path, keyframe_every=config.keyframe_every, codec=codec)
+    return open_registry(path, keyframe_every=config.keyframe_every, codec=codec)

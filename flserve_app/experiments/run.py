@@ -27,7 +27,7 @@ from flserve_app.compose.folder import NO_FILES
 from flserve_app.compose.job import check, run_job
 from flserve_app.compose.screen import Screen, sweep_table
 from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
-from flserve_app.errors import ConfigError, FlserveError
+from flserve_app.errors import ConfigError, FlserveError, StoreError
 from flserve_app.experiments.console import report_console
 from flserve_app.experiments.engine import federate
 
@@ -55,6 +55,9 @@ def run(overrides: Sequence[str]) -> None:
             summary = _job(config)
         except FlserveError as error:  # a sweep goes on with its other jobs
             failed.append(error)
+            return None
+        except OSError as error:
+            failed.append(StoreError(one_sentence(error)))
             return None
         done.append((" ".join(HydraConfig.get().overrides.task), summary))
         accuracy: float | None = summary["final_accuracy"]

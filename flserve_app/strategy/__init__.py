@@ -4,7 +4,7 @@ from flserve_app.strategy.compatibility import check as check_strategy
 from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.ledger import RoundRow
 from flserve_app.strategy.nodes import count_nodes
-from flserve_app.strategy.opening import check_name, expanded
+from flserve_app.strategy.opening import check_name, expanded, open_registry
 from flserve_app.strategy.strategy import VersionedStrategy
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "check_strategy",
     "count_nodes",
     "expanded",
+    "open_registry",
 ]

@@ -14,9 +14,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from flwr.common.logger import log
 
-from flserve_app.errors import ConfigError, Conflict
+from flserve_app.errors import ConfigError, Conflict, StoreError
 from flserve_app.registry import Registry
 from flserve_app.store import Version, check_digest
+from flserve_app.text import plain
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -54,14 +55,24 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"path {str(path)!r} cannot be found: no home folder is known (HOME is not set)") from error
+        raise ConfigError(
+            f"path {plain(path)!r} cannot be found: the home folder that it begins with is not known"
+        ) from error
 
 
 def opened(store: str | Path) -> Registry:
     """Return the registry in a folder. Raises ConfigError, StoreError."""
     path = expanded(store)
     log(INFO, "flserve: store %s", path.absolute())
-    return Registry.open(path)
+    return open_registry(path)
+
+
+def open_registry(path: Path, **options: Any) -> Registry:
+    """Return the registry in a folder, by the options of `Registry.open`. Raises StoreError."""
+    try:
+        return Registry.open(path, **options)
+    except OSError as error:
+        raise StoreError(f"store {plain(path)} cannot be opened: {error.strerror}") from error
 
 
 def digest_of(name: str, registry: Registry) -> str:

@@ -9,7 +9,7 @@ from flserve_app import client_app
 from flserve_app.client import versioned_mod
 from flserve_app.compose.job import check, run_job
 from flserve_app.config import load
-from flserve_app.errors import ConfigError, Conflict, DeliveryError, StoreError, TaskError
+from flserve_app.errors import ConfigError, Conflict, DeliveryError, FlserveError, Interrupted, StoreError, TaskError
 from flserve_app.registry import Registry
 from tests.compose.jobs import composed, run
 from tests.fleet import FleetGrid
@@ -210,13 +210,100 @@ def test_an_unknown_codec_is_one_sentence(tmp_path):
         run(tmp_path / "run", "codec.name=zip")
 
 
-def test_resuming_with_another_model_is_one_sentence_and_harms_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seed=6", "seed 42, not 6"),
+        ("model.arguments.hidden=5", "model.arguments.hidden 4, not 5"),
+        ("task.n=21", "task.n 20, not 21"),
+        ("task.partition=dirichlet", "task.partition 'iid', not 'dirichlet'"),
+        ("clients", "num_clients 3, not 4"),
+    ],
+)
+def test_resuming_with_other_data_or_another_model_is_one_sentence_and_changes_nothing(tmp_path, override, named):
     shared = f"store={tmp_path}/shared"
-    first = run(tmp_path / "a", shared, rounds=1)
-    with pytest.raises(TaskError, match=r"tensor '1\.weight': the model has float32"):
-        run(tmp_path / "b", shared, "resume=true", "model.arguments.hidden=5", rounds=2)
-    rest = run(tmp_path / "c", shared, "resume=true", rounds=1)
-    assert rest["final_digest"] == first["final_digest"]
+    run(tmp_path / "a", shared, rounds=1)
+    with Registry.open(tmp_path / "shared") as registry:
+        before = registry.versions("synthetic-mlp"), registry.runs()
+    options = {"clients": 4} if override == "clients" else {}
+    overrides = () if override == "clients" else (override,)
+    message = f"'synthetic-mlp' was trained with {named}: resume=true goes on .* choose another model_name"
+    with pytest.raises(Conflict, match=message):
+        check(composed(shared, "resume=true", *overrides).app, options.get("clients", 3), tmp_path / "b")
+    with pytest.raises(Conflict, match=message):
+        run(tmp_path / "b", shared, "resume=true", *overrides, rounds=2, **options)
+    assert not (tmp_path / "b").exists()
+    with Registry.open(tmp_path / "shared") as registry:
+        assert (registry.versions("synthetic-mlp"), registry.runs()) == before
+    assert run(tmp_path / "c", shared, "model_name=other", *overrides, rounds=1, **options)["versions"] == 2
+
+
+def test_how_training_goes_on_may_change_and_is_recorded(tmp_path):
+    shared = f"store={tmp_path}/shared"
+    run(tmp_path / "a", shared, rounds=1)
+    changed = ("train.lr=0.01", "codec=full", "strategy.clients_per_round=2", "timeout=5", "engine=inprocess")
+    assert run(tmp_path / "b", shared, "resume=true", *changed, rounds=2)["final_version"] == 2
+    (tmp_path / "shared").rename(tmp_path / "moved")
+    assert run(tmp_path / "c", f"store={tmp_path}/moved", "resume=true", rounds=3)["final_version"] == 3
+    with Registry.open(tmp_path / "moved") as registry:
+        assert [entry.config["train"]["lr"] for entry in registry.runs()] == [0.05, 0.01, 0.05]
+
+
+def test_a_refused_run_leaves_the_run_before_it_as_it_was(tmp_path):
+    run(tmp_path / "r", rounds=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()}
+    refused = [("seed=9", "train.lr=0.5"), ("resume=true", "seed=9"), ("resume=true", "model_name=n")]
+    for overrides in (*refused, ("resume=true", "strategy.name=fedyogi", "strategy.clients_per_round=9")):
+        with pytest.raises(FlserveError):
+            run(tmp_path / "r", *overrides, rounds=3)
+        with pytest.raises(FlserveError):
+            check(composed(*overrides).app, 3, tmp_path / "r")
+        after = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file()}
+        assert {path: after[path] for path in before if "store" not in path.parts} == {
+            path: content for path, content in before.items() if "store" not in path.parts
+        }
+    assert run(tmp_path / "r", "resume=true", rounds=2)["final_version"] == 2
+
+
+def test_a_second_run_of_a_model_is_refused_while_the_first_lasts(tmp_path):
+    shared, refused = f"store={tmp_path}/shared", []
+
+    def meanwhile(row):
+        for attempt in (lambda: run(tmp_path / "b", shared, "resume=true"), lambda: check(again, 3, tmp_path / "b")):
+            with pytest.raises(
+                Conflict, match=r"'synthetic-mlp' is being trained by run .* \(process \d+ on "
+            ) as found:
+                attempt()
+            refused.append(str(found.value))
+        assert not (tmp_path / "b").exists()
+
+    again = composed(shared, "resume=true").app
+    first = run(tmp_path / "a", shared, rounds=1, observer=meanwhile)
+    assert all(first["run"] in said for said in refused)
+    assert run(tmp_path / "b", shared, "resume=true", rounds=2)["final_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (KeyboardInterrupt, "interrupted"),
+        (SystemExit, "interrupted"),
+        (Interrupted, "interrupted"),
+        (MemoryError, "failed"),
+    ],
+)
+def test_a_run_is_marked_by_how_it_ended(tmp_path, error, state):
+    def end(row):
+        if row.round == 1:
+            raise error
+
+    with pytest.raises(error):
+        run(tmp_path / "run", observer=end)
+    assert [row["round"] for row in rows_of(tmp_path / "run")] == [0, 1]
+    with Registry.open(tmp_path / "run" / "store") as registry:
+        (entry,) = registry.runs()
+        assert (entry.state, entry.finished is not None) == (state, True)
+        registry.leases.check_free("synthetic-mlp")
 
 
 def test_a_run_in_which_no_client_ever_trains_is_a_failure_and_keeps_its_folder(tmp_path):
