@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from flserve_app.errors import Conflict, StoreError
 from flserve_app.store import rows
@@ -30,6 +33,7 @@ from flserve_app.store.unwritable import UnwritableFile
 
 BUSY_SECONDS = 60.0
 _MIGRATIONS = Path(__file__).with_name("migrations")
+_ASK_SECONDS, _LEAST_ASK_SECONDS = 0.01, 0.001
 _WRITES = "flserve_writes"
 _SQLITE_OPTIONS: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
 # As many connections as there are threads: one that waits for the lock must not keep another from reading.
@@ -177,8 +181,36 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.get_execution_options().get(_WRITES, False):
+        _begin_to_write(connection)
+    else:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _begin_to_write(connection: Connection) -> None:
+    """Wait for the write lock, asking at random moments, and more often the longer it takes.
+
+    SQLite itself asks ten times a second, while a writer that writes again takes the lock back within a millisecond:
+    of several such processes one or two would write, and the others wait until they are told that it is locked.
+    """
+    seconds = int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()) / 1000
+    begun = time.monotonic()
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while not _has_begun(connection, patient=(waited := time.monotonic() - begun) < seconds):
+            time.sleep(random.uniform(0, max(_ASK_SECONDS / (1 + 5 * waited), _LEAST_ASK_SECONDS)))
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={round(seconds * 1000)}")
+
+
+def _has_begun(connection: Connection, *, patient: bool) -> bool:
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except OperationalError as error:
+        if patient and getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    return True
 
 
 def _revision(connection: Connection) -> str | None:

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from alembic.config import Config
@@ -206,3 +207,28 @@ def test_who_waits_for_a_lock_in_vain_is_told(place, monkeypatch):
     holder.close()
     insert_models(opened, ["m"])
     opened.close()
+
+
+def test_who_waits_for_the_lock_asks_often_and_more_often_the_longer_it_takes(place, monkeypatch):
+    """SQLite asks ten times a second, in vain while others take the lock back within a millisecond."""
+    opened, pauses = Database.at(place / "catalog.sqlite"), []
+    holder = sqlite3.connect(place / "catalog.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 1000:
+            holder.execute("COMMIT")
+
+    clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=sleep)
+    monkeypatch.setattr(database, "time", clock)
+    monkeypatch.setattr(database, "random", SimpleNamespace(uniform=lambda least, most: most))
+    insert_models(opened, ["m"])
+    with opened.read() as connection:
+        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 60_000
+    holder.close()
+    opened.close()
+    assert len(pauses) == 1000
+    assert pauses[0] == 0.01
+    assert sorted(pauses, reverse=True) == pauses
+    assert pauses[-1] == 0.001
