@@ -26,7 +26,9 @@ import numpy as np
 from flserve_app.artifact.artifact import Artifact, byte_view
 from flserve_app.artifact.dtypes import dtype_named
 from flserve_app.artifact.manifest import MAX_TENSORS, TensorSpec
+from flserve_app.artifact.npy_header import read_npy_header
 from flserve_app.errors import ArtifactError, DigestMismatch
+from flserve_app.text import plain
 
 DEFAULT_MAX_BYTES = 8 << 30
 _MAX_HEADER_BYTES = 100_000_000
@@ -133,7 +135,7 @@ def from_npz(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Artifact:
         dtypes = json.loads(text)["dtypes"]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RecursionError) as error:
         raise ArtifactError(f"not a readable npz file: {error}") from error
-    except (ValueError, KeyError, TypeError, SyntaxError, RuntimeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
         raise ArtifactError(f"not a readable npz file: {error}") from error
     if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise ArtifactError(f"not a readable npz file: {_DTYPES_MEMBER} does not map names to dtypes")
@@ -218,14 +220,15 @@ def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, bytes]:
 
 def _npy(name: str, member: bytes) -> np.ndarray[Any, np.dtype[Any]]:
     """Return the array in the content of a npy file; only plain numbers."""
-    file = io.BytesIO(member)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ArtifactError(f"tensor {name!r}: npy version {version} is not known")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read_header(file)
-    size = math.prod(shape)
-    if dtype.kind not in "biufc" or min(shape, default=0) < 0 or file.tell() + size * dtype.itemsize != len(member):
-        raise ArtifactError(f"tensor {name!r}: {dtype} of shape {shape} does not fit its {len(member)} bytes")
-    array = np.frombuffer(member, dtype, offset=file.tell()) if size else np.empty(0, dtype)
-    return array.reshape(shape, order="F" if by_columns else "C")
+    if member[6:7] == b"\3":
+        raise ArtifactError(f"tensor {plain(name)!r}: npy version 3 is not known")
+    try:
+        header = read_npy_header(member)
+    except ArtifactError as error:
+        what = f"tensor {plain(name)!r} does not fit its {len(member)} bytes"
+        raise ArtifactError(f"not a readable npz file: {what}: {error}") from error
+    size, dtype, shape = math.prod(header.shape), header.dtype, header.shape
+    if dtype.kind not in "biufc" or header.offset + size * dtype.itemsize != len(member):
+        raise ArtifactError(f"tensor {plain(name)!r}: {dtype} of shape {shape} does not fit its {len(member)} bytes")
+    array = np.frombuffer(member, dtype, offset=header.offset) if size else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if header.fortran else "C")

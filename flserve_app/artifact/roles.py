@@ -58,7 +58,7 @@ class Roles:
                     f"roles: pattern {str(pattern)[:80]!r} is not a text of 1 to {MOST_CHARACTERS} characters"
                 )
             if role not in KNOWN:
-                raise ConfigError(f"roles: {pattern!r} is {role!r}, expected one of: {', '.join(KNOWN)}")
+                raise ConfigError(f"roles: {pattern!r} is {str(role)[:80]!r}, expected one of: {', '.join(KNOWN)}")
         if len({pattern for pattern, _ in self.rules}) < len(self.rules):
             raise ConfigError("roles: a pattern stands twice")
 

@@ -118,7 +118,7 @@ def leftover_of(data: bytes | memoryview | None, model: Artifact) -> Leftover:
         return Leftover()
     try:
         return _read(memoryview(data), model)
-    except (struct.error, ValueError, KeyError, TypeError, FlserveError):
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, FlserveError):
         return Leftover()
 
 

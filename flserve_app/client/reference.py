@@ -47,7 +47,7 @@ def parse_reference(text: str) -> Reference:
             digest=str(found["digest"]),
             private=str(found.get("private", "")),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreError(f"a held version's reference is malformed: {text[:80]!r}") from error
     if not _DIGEST.fullmatch(reference.digest):
         raise StoreError(f"a held version's reference names {reference.digest[:80]!r}, expected a hex SHA-256")

@@ -68,7 +68,7 @@ def read_settings(config: Mapping[str, object]) -> ClientSettings:
             momentum=float(momentum),
             proximal=float(proximal),
         )
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ConfigError(f"the server's {KEY!r} is malformed: {error}") from error
 
 

@@ -39,8 +39,11 @@ def private_mod(message: Message, context: Context, call_next: Handler) -> Messa
 def _mod(text: object) -> Mod:
     try:
         dp = DpConfig(**json.loads(str(text)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"the server's {KEY!r} is malformed: {error}") from error
+    bounds = (dp.clipping_norm, dp.sensitivity, dp.epsilon, dp.delta)
+    if not all(isinstance(value, int | float) for value in bounds):
+        raise ConfigError(f"the server's {KEY!r} is malformed: its bounds are no numbers")
     match dp.kind:
         case "client_fixed":
             return fixedclipping_mod

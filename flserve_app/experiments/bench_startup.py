@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.table import Table
 
 from flserve_app.compose.folder import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
-from flserve_app.errors import DeliveryError, NotFound
+from flserve_app.errors import DeliveryError, NotFound, StoreError
 from flserve_app.experiments.command import Lines, called, last_words
 from flserve_app.experiments.console import report_console
 from flserve_app.experiments.superlink import NAME, flower_command, own_superlink
@@ -101,13 +101,17 @@ def read_trace(folder: Path) -> Trace:
 
     Raises:
         NotFound: If it did not come to its end.
+        StoreError: If what it left cannot be read.
     """
     summary = folder / SUMMARY_FILE
     if not summary.is_file():
         raise NotFound(f"the run left no {SUMMARY_FILE} in {folder}: it did not come to its end")
-    rows = [json.loads(line)["seconds"] for line in (folder / HISTORY_FILE).read_text().splitlines()]
-    composed, summed_up = (folder / CONFIG_FILE).stat().st_mtime, summary.stat().st_mtime
-    return Trace(composed=composed, summed_up=summed_up, greeting=rows[0], rounds=sum(rows[1:]))
+    try:
+        rows = [float(json.loads(line)["seconds"]) for line in (folder / HISTORY_FILE).read_text().splitlines()]
+        composed, summed_up = (folder / CONFIG_FILE).stat().st_mtime, summary.stat().st_mtime
+        return Trace(composed=composed, summed_up=summed_up, greeting=rows[0], rounds=sum(rows[1:]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise StoreError(f"what the run left in {folder} cannot be read: {error}") from error
 
 
 def split_flserve(trace: Trace, started: float, ended: float, imports: float) -> dict[str, float]:

@@ -48,7 +48,7 @@ class KeptRuns:
                 entry = json.loads(line)
                 curve = {name: tuple(entry[name]) for name in ("accuracy", "payload", "message")}
                 self._curves[entry["key"]] = Curve(**curve)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise StoreError(f"{self.path}, line {number}: expected a run, found {line[:60]!r}") from error
 
     def find(self, key: str) -> Curve | None:

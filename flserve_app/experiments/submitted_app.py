@@ -18,7 +18,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from flserve_app.errors import DeliveryError, FlserveError, NotFound
+from flserve_app.errors import DeliveryError, FlserveError, NotFound, StoreError
 from flserve_app.experiments.command import called, last_words
 from flserve_app.experiments.network import Network
 from flserve_app.experiments.superlink import NAME, flower_command, own_deployment
@@ -115,6 +115,7 @@ def read_result(folder: Path) -> Any:
     Raises:
         DeliveryError: If it said why it could not measure.
         NotFound: If it did not come to its end.
+        StoreError: If what it left cannot be read.
     """
     if (reason := folder / REASON_FILE).is_file():
         raise DeliveryError(f"the run on the SuperLink failed: {reason.read_text(encoding='utf-8')}")
@@ -122,6 +123,8 @@ def read_result(folder: Path) -> Any:
         return json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFound(f"the run left no {RESULT_FILE} in {folder}: it did not come to its end") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder / RESULT_FILE} cannot be read: {error}") from error
 
 
 def leave_result(folder: Path, measure: Callable[[], Any]) -> None:

@@ -79,7 +79,7 @@ class Settlements:
         try:
             told: Any = json.loads(bytes(data))
             self._untold = {str(identity): tuple(map(_checked, updates)) for identity, updates in told.items()}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"the settled updates of {version} are malformed: {error}") from error
         return state
 

@@ -85,13 +85,17 @@ def restore_state(strategy: Strategy, found: tuple[str, bytes] | None, version: 
     head, tensors = _read(found, version)
     if head["classes"] != _names(chain):
         raise ConfigError(
-            f"{version} was made with {' of '.join(head['classes'])} and cannot be continued with "
+            f"{version} was made with {' of '.join(map(str, head['classes']))} and cannot be continued with "
             f"{' of '.join(_names(chain))}: their states differ"
         )
     for depth, (each, level) in enumerate(zip(chain, head["levels"], strict=True)):
         prefix = f"{depth}/"
         mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        _give_back(each, level, mine)
+        try:
+            _check_level(each, level)
+            _give_back(each, level, mine)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"the strategy's state of {version} is malformed: {error!r}") from error
 
 
 def _read(found: tuple[str, bytes], version: str) -> tuple[Noted, Artifact]:
@@ -101,10 +105,11 @@ def _read(found: tuple[str, bytes], version: str) -> tuple[Noted, Artifact]:
     try:
         (size,) = _LENGTH.unpack_from(data)
         head = json.loads(data[_LENGTH.size : _LENGTH.size + size])
-        if len(head["levels"]) != len(head["classes"]):
+        lists = isinstance(head["levels"], list) and isinstance(head["classes"], list)
+        if not lists or len(head["levels"]) != len(head["classes"]):
             raise ValueError("as many levels as classes are expected")
         return head, decode(data[_LENGTH.size + size :], None)
-    except (struct.error, ValueError, KeyError, TypeError, FlserveError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, FlserveError) as error:
         raise StoreError(f"the strategy's state of {version} is malformed: {error}") from error
 
 
@@ -137,6 +142,14 @@ def _noted(value: object, name: str, tensors: Tensors) -> Any:
         case _ if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
             return {"form": "own", "value": value.state_dict()}
     raise ConfigError(f"the state {name!r} is a {type(value).__name__}, expected an array, a number or text")
+
+
+def _check_level(strategy: Strategy, level: Any) -> None:
+    """Check that a level is notes about what the strategy remembers, and nothing else of it. Raises ValueError."""
+    if not isinstance(level, dict) or not all(isinstance(note, dict) for note in level.values()):
+        raise ValueError("a level is no notes")
+    if not _is_extended(strategy) and (strange := set(level) - set(REMEMBERED[type(strategy).__name__])):
+        raise ValueError(f"{type(strategy).__name__} does not remember {sorted(strange)[0]!r}")
 
 
 def _give_back(strategy: Strategy, level: Noted, tensors: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
