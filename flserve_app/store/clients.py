@@ -6,7 +6,6 @@ client is one row, replaced at every sight of it; all that were seen in a round 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import final
@@ -20,8 +19,7 @@ from flserve_app.store.database import Database
 from flserve_app.store.names import ensure_model
 from flserve_app.store.schema import clients, models
 from flserve_app.store.version import Holder
-
-_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+from flserve_app.text import is_identity, plain
 
 
 @final
@@ -59,10 +57,10 @@ class Clients:
 
 
 def _columns(holder: Holder, now: datetime) -> dict[str, object]:
-    if not isinstance(holder.identity, str) or _IDENTITY.fullmatch(holder.identity) is None:
+    if not is_identity(holder.identity):
         raise StoreError(
-            "a client's identity is 1 to 128 letters, digits, dots, dashes or underscores; "
-            f"found {str(holder.identity)[:140]!r}"
+            "a client's identity is 1 to 128 letters, digits, dots, dashes or underscores, a letter or digit first; "
+            f"found {plain(holder.identity, 140)!r}"
         )
     return {
         "identity": holder.identity,
