@@ -73,7 +73,7 @@ class Intake:
             self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
             trained = self._decode(answer, parcel)
             record = to_record(trained)
-            self._settlements.took(reply, answer.identity, trained.digest)
+            self._settlements.took(reply, parcel.identity, trained.digest)
             self._ledger.sent("up", payload=0, message=0, full=sum(map(serialised_bytes, record.values())))
             content = RecordDict({answer.arrays: record, **content})
         if answer is not None:
