@@ -11,8 +11,11 @@ direction marks or megabytes. Rules:
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import unicodedata
+from typing import Any
 
 SHOWN = 300  # characters of somebody else's text that are worth a line
 NAMED = 200  # characters that a name may have
@@ -51,6 +54,23 @@ def is_plain(text: str, limit: int = NAMED) -> bool:
 def is_identity(text: object) -> bool:
     """Whether something can name a client: 1 to 128 ASCII letters, digits, dots, dashes, underscores, no sign first."""
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON that every reader takes: what JSON has no number for is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def _shows(character: str) -> bool:

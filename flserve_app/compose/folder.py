@@ -2,7 +2,7 @@
 
 `config.yaml` (resolved), `history.jsonl` (a row a round, appended and flushed as rounds end, so that a killed
 run keeps what it did), `summary.json` (written at the end, atomically) and `store/`, unless a shared store is
-named.
+named. Both are strict JSON whatever was measured: what JSON has no number for is null.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from flserve_app.errors import StoreError
 from flserve_app.store import write_file
 from flserve_app.strategy import RoundRow
+from flserve_app.text import strict_json
 
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
@@ -55,7 +56,7 @@ class RunFolder:
         """
         try:
             with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+                file.write(strict_json(asdict(row)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -63,7 +64,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary. Raises StoreError."""
-        self._write(SUMMARY_FILE, json.dumps(dict(summary), indent=2) + "\n")
+        self._write(SUMMARY_FILE, strict_json(dict(summary), indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         write_file(self.path / name, text.encode())

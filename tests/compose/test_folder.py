@@ -31,6 +31,21 @@ def test_rows_are_appended_one_a_line(tmp_path):
     assert rows[0]["metrics"] == {"loss": 0.5}
 
 
+def test_files_are_strict_json_whatever_was_measured(tmp_path):
+    odd = float("nan"), float("inf"), -float("inf")
+    folder = RunFolder(tmp_path)
+    folder.append(RoundRow(round=0, version=0, digest="d", loss=odd[0], metrics={"a": odd[1]}, train_seconds=odd[2]))
+    folder.write_summary({"rows": [{"loss": odd[0]}], "best": (1.0, odd[1])})
+
+    def strict(name):
+        raise ValueError(name)
+
+    row = json.loads((tmp_path / "history.jsonl").read_text(), parse_constant=strict)
+    assert (row["loss"], row["metrics"], row["train_seconds"]) == (None, {"a": None}, None)
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=strict)
+    assert summary == {"rows": [{"loss": None}], "best": [1.0, None]}
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [
