@@ -61,23 +61,23 @@ class ClientMap(Mapping[int, Client]):
         size: How many they are.
     """
 
-    __slots__ = ("_shards", "_size")
+    __slots__ = ("_size", "shards")
 
     def __init__(self, shards: tuple[Mapping[int, Client], ...] = ({},) * SHARDS, size: int = 0) -> None:
-        self._shards = shards
+        self.shards = shards
         self._size = size
 
     def __getitem__(self, node_id: int) -> Client:
         """Return the client at a node."""
-        return self._shards[node_id % SHARDS][node_id]
+        return self.shards[node_id % SHARDS][node_id]
 
     def __contains__(self, node_id: object) -> bool:
         """Whether there is a client at a node."""
-        return isinstance(node_id, int) and node_id in self._shards[node_id % SHARDS]
+        return isinstance(node_id, int) and node_id in self.shards[node_id % SHARDS]
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over the node ids, in an order that says nothing."""
-        for shard in self._shards:
+        for shard in self.shards:
             yield from shard
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class ClientMap(Mapping[int, Client]):
 
     def put(self, clients: Collection[Client]) -> ClientMap:
         """Return the map with these clients added or replaced."""
-        shards, size = list(self._shards), self._size
+        shards, size = list(self.shards), self._size
         sorted_in: dict[int, dict[int, Client]] = {}
         for client in clients:
             at = client.node_id % SHARDS
@@ -101,7 +101,7 @@ class ClientMap(Mapping[int, Client]):
         """Return the map without the client at a node."""
         if node_id not in self:
             return self
-        shards, at = list(self._shards), node_id % SHARDS
+        shards, at = list(self.shards), node_id % SHARDS
         shards[at] = {known: client for known, client in shards[at].items() if known != node_id}
         return ClientMap(tuple(shards), self._size - 1)
 

@@ -33,8 +33,8 @@ changes in `sparse`, their places by row and column in `crossing` and `lines`, n
 A reader trusts nothing. In this order it checks: magic, version, checksum; the declared size and count against the
 caller's bounds; structure; the base's digest; the sizes of the structure against the declared size; that all bodies are
 in their place and every chunk has one. Only then does it allocate the target: `size` bytes, of which the system maps
-what is written. A decoder's other memory is a constant a thread, some times its chunk's own bytes (some dozen times where half
-floats are patched nearly everywhere), and a byte a row of the scales.
+what is written. A decoder's other memory is a constant a thread, some times its chunk's own bytes (some dozen times
+where half floats are patched nearly everywhere), and a byte a row of the scales.
 Finally the reconstructed artifact must have the target digest. The checksum finds damage; against malice the
 digest stands, which has to come from somewhere trusted.
 """

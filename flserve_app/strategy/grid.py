@@ -101,7 +101,7 @@ class VersionedGrid(Grid):
             ledger,
             grid,
             base,
-            earlier={holder.identity: holder.digest for holder in publisher.registry.clients(publisher.model)},
+            earlier=publisher.held_before(),
             renamed=self._settlements.renamed,
         )
         self._late = LateReplies(
