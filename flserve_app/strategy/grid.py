@@ -181,9 +181,9 @@ class VersionedGrid(Grid):
         """Greet the nodes that are new, and wait for their answers; see `Roster.meet`."""
         self._roster.meet(node_ids, min(self._hello_seconds, timeout))
 
-    def partitions(self) -> int:
-        """Return how many nodes most of those who answered say there are; 0 if they do not say."""
-        return self._roster.partitions()
+    def partitions(self, node_ids: Iterable[int]) -> int:
+        """Return how many nodes most of these say there are, of those that answered; 0 if they do not say."""
+        return self._roster.partitions(node_ids)
 
     def late_replies(self, weighted_by: str | None) -> list[Message]:
         """Return replies to earlier rounds that may take part in this one, moved to the current version."""

@@ -41,7 +41,7 @@ def wait_for_nodes(grid: VersionedGrid, expected: int | None, timeout: float) ->
     grid.meet(nodes)
     if len(nodes) < wanted:
         if expected is not None or not nodes:
-            hint = _hint(wanted, grid.partitions())
+            hint = _hint(wanted, grid.partitions(nodes))
             raise DeliveryError(f"{wanted} clients are expected, {len(nodes)} connected within {timeout:.0f} s{hint}")
         log(WARNING, "flserve: %d of %d nodes connected; going on with them", len(nodes), wanted)
     log(INFO, "flserve: %d clients connected", len(nodes))
@@ -54,7 +54,7 @@ def _gather(grid: VersionedGrid, expected: int | None, timeout: float) -> tuple[
     while True:
         nodes = grid.connected()
         grid.meet(nodes, 0.0)
-        told = grid.partitions()
+        told = grid.partitions(nodes)
         wanted = expected or max(told, 1)
         before, stage = stage, _stage(grid, nodes, expected)
         if len(nodes) >= wanted and stage in (_EXPECTING, _HEARD):

@@ -121,11 +121,11 @@ class Roster:
         new = any(not self._greetings.times(node_id) for node_id in self.fleet.unknown(listed))
         self.meet(listed, min(timeout, GRACE_SECONDS) if new else 0.0)
 
-    def partitions(self) -> int:
-        """Return the number of partitions that most of those who answered know of; 0 if they know no such number."""
-        counted = Counter(self._partitions.values())
-        number, sayers = counted.most_common(1)[0] if counted else (0, 0)
-        return number if 2 * sayers > len(self._partitions) else 0
+    def partitions(self, node_ids: Iterable[int]) -> int:
+        """Return the number of partitions that most of those nodes that answered know of; 0 if they know no such."""
+        said = [self._partitions[node_id] for node_id in node_ids if node_id in self._partitions]
+        number, sayers = Counter(said).most_common(1)[0] if said else (0, 0)
+        return number if 2 * sayers > len(said) else 0
 
     def heard(self, node_id: int, answer: Answer, version: int | None) -> None:
         """Note who answered and what it holds."""
