@@ -245,8 +245,8 @@ def _read_spec(reader: Reader) -> TensorSpec:
     code, rank = reader.byte(), reader.varint()
     if code not in DTYPES_BY_CODE or rank > MAX_RANK:
         raise CodecError(f"tensor {name!r}: dtype code {code} with rank {rank} is not allowed")
-    shape = tuple(reader.varint() for _ in range(rank))
+    shape = tuple([reader.varint() for _ in range(rank)])
     # A zero dimension would hide the others from the bound on the size.
-    if any(dim > MAX_TENSOR_BYTES for dim in shape):
+    if shape and max(shape) > MAX_TENSOR_BYTES:
         raise CodecError(f"tensor {name!r}: a dimension of {max(shape)} is not allowed")
     return TensorSpec(name, DTYPES_BY_CODE[code].name, shape)
