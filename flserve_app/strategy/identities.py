@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import final
 
+HINT = "two SuperNodes with one partition-id, or one cache directory?"
 _NODE = re.compile(r"node-[0-9]+")
 
 
@@ -60,7 +61,7 @@ class Identities:
             return Name(identity=own_name(node_id), why="which is another node's own name")
         owner = self._owner(first, node_id, connected)
         if owner != node_id:
-            return Name(identity=own_name(node_id), why=f"which node {owner} said first")
+            return Name(identity=own_name(node_id), why=f"which node {owner} said first ({HINT})")
         return Name(identity=first, why="" if identity == first else f"it said it is {first} before")
 
     def _first(self, node_id: int, identity: str) -> str:

@@ -11,8 +11,8 @@ Rules:
 - One whose greeting failed is greeted again in later rounds, `GREETINGS` times in all: perhaps it only had a
   bad moment.
 - What a node says is bound to it: whose an identity is, see `identities`; what it holds counts as a base only if it
-  was delivered to it in this run, or to its identity in an earlier one, or is the one the operator named: a delta
-  from anything else would tell it what that is.
+  was delivered to that identity, in this run or an earlier one, or is the one the operator named: a delta from
+  anything else would tell it what that is.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Roster:
         self._doubted: set[int] = set()
         self._began: float | None = None
         self._answered = 0.0
-        self._given: dict[int, tuple[str, ...]] = {}
+        self._given: dict[str, tuple[str, ...]] = {}
         self._claimed: dict[int, tuple[str, ...]] = {}
         self._partitions: dict[int, int] = {}
         self.fleet = Fleet()
@@ -131,7 +131,7 @@ class Roster:
         """Note who answered and what it holds."""
         identity = self._bound(node_id, answer.identity)
         self._claimed[node_id] = answer.held
-        known = {*self.fleet.get(node_id).held, *self._given.get(node_id, ()), self._base, self._earlier.get(identity)}
+        known = {*self.fleet.get(node_id).held, *self._given.get(identity, ()), self._base, self._earlier.get(identity)}
         self.fleet = self.fleet.heard(
             node_id,
             identity=identity,
@@ -143,10 +143,8 @@ class Roster:
         )
 
     def gave(self, node_id: int, digest: str) -> None:
-        """Note that an artifact was delivered to a node."""
-        given = self._given.get(node_id, ())
-        if given[-1:] != (digest,):
-            self._given[node_id] = (*given, digest)[-LAST_GIVEN:]
+        """Note that an artifact was delivered to a node: to its identity, which outlives it."""
+        self._note_given(self.fleet.get(node_id).identity, (digest,))
 
     def claimed(self, node_id: int) -> tuple[str, ...]:
         """Return all that a node says it holds: good for nothing that could tell it something."""
@@ -233,8 +231,13 @@ class Roster:
         if before is not None and before.identity != name.identity:
             log(INFO, "flserve: %s is %s from now on", before.identity, name.identity)
             if before.identity == own_name(node_id):
+                self._note_given(name.identity, self._given.pop(before.identity, ()))
                 self._renamed(before.identity, name.identity)
         return name.identity
+
+    def _note_given(self, identity: str, digests: tuple[str, ...]) -> None:
+        before = (digest for digest in self._given.get(identity, ()) if digest not in digests)
+        self._given[identity] = (*before, *digests)[-LAST_GIVEN:]
 
     def _connected(self) -> frozenset[int]:
         if self._there is None:

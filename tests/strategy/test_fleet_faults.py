@@ -11,6 +11,7 @@ from flserve_app.client import versioned_mod
 from flserve_app.client.wire import RECORD
 from flserve_app.errors import DeliveryError, StoreError
 from flserve_app.registry import Registry
+from flserve_app.strategy.identities import HINT
 from flserve_app.strategy.roster import GREETINGS
 from tests.apps import numpy_app
 from tests.fleet import FleetGrid
@@ -39,7 +40,7 @@ def test_of_two_nodes_of_one_identity_the_second_goes_by_its_node_and_that_is_sa
     second = int(said.split()[2])
     (first,) = twins - {second}
     assert said == (
-        f"flserve: node {second} says it is partition-1, which node {first} said first: it is node-{second}"
+        f"flserve: node {second} says it is partition-1, which node {first} said first ({HINT}): it is node-{second}"
     )
     assert run("b", 7).digest == one.digest
     assert [holder.identity for holder in one.registry.clients("model")] == [f"partition-{at}" for at in (0, 1, 2)]

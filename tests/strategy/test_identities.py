@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.strategy.identities import Identities, Name, own_name
+from flserve_app.strategy.identities import HINT, Identities, Name, own_name
 
 NOBODY = frozenset
 
@@ -14,7 +14,7 @@ def said(identities, node_id, identity, *connected):
 def test_an_identity_is_the_nodes_that_said_it_first():
     identities = Identities()
     assert said(identities, 1, "a", 1, 2) == Name(identity="a")
-    assert said(identities, 2, "a", 1, 2) == Name(identity="node-2", why="which node 1 said first")
+    assert said(identities, 2, "a", 1, 2) == Name(identity="node-2", why=f"which node 1 said first ({HINT})")
     assert said(identities, 1, "a", 1, 2) == Name(identity="a")
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_is_resumed_knows_its_clients_by_their_identities(tmp_path):
 
 
 def test_a_node_that_restarts_has_its_identity_again(tmp_path, caplog):
-    grid = FleetGrid(app=numpy_app(), size=4)
+    grid = FleetGrid(app=numpy_app(), size=4, node_config={"cache-dir": str(tmp_path / "cache")})
     grid.hidden.add(grid.node_id(3))
 
     def restart(row):
@@ -113,8 +113,28 @@ def test_a_node_that_restarts_has_its_identity_again(tmp_path, caplog):
 
     run = federate(tmp_path / "s", grid=grid, inner=fedavg(3), num_clients=3, on_row=restart, rounds=3)
     assert [row.clients for row in run.rows] == [0, 3, 3, 3]
+    assert [row.plans for row in run.rows] == [{}, {"full": 3}, {"delta": 3}, {"delta": 3}]
     assert run.strategy._grid.fleet.get(grid.node_id(3)).identity == "partition-1"
     assert not lines(caplog, "says it is")
+
+
+def test_one_whose_old_node_is_still_listed_waits_for_its_identity_under_another_name(tmp_path, caplog):
+    grid = FleetGrid(app=numpy_app(), size=4, node_config={"cache-dir": str(tmp_path / "cache")})
+    grid.hidden.add(grid.node_id(3))
+    grid.contexts[grid.node_id(3)].node_config["partition-id"] = 1
+
+    def change(row):
+        if row.round == 1:
+            grid.hidden.clear()
+        elif row.round == 3:
+            grid.hidden.add(grid.node_id(1))
+
+    run = federate(tmp_path / "s", grid=grid, inner=fedavg(3), num_clients=3, on_row=change, rounds=5)
+    assert [row.clients for row in run.rows] == [0, 3, 4, 4, 3, 3]
+    assert run.rows[-1].plans == {"delta": 3}
+    assert run.strategy._grid.fleet.get(grid.node_id(3)).identity == "partition-1"
+    assert len(lines(caplog, f"says it is partition-1, which node {grid.node_id(1)} said first")) == 1
+    assert lines(caplog, "from now on") == [f"flserve: node-{grid.node_id(3)} is partition-1 from now on"]
 
 
 @dataclass
