@@ -5,21 +5,23 @@ Rules:
 - *Held* advances only on the client's own verified word, and is what the next payload may be relative to.
 - The order of clients is that of their identities, numbers by value (`partition-2` before `partition-10`):
   node ids are random in every run, so nothing that must repeat may depend on them.
+- A fleet never changes, and a word of one client makes a new one: what did not change is shared (`ClientMap`), as
+  every client of a round gives a word or two.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import final
 
 CHAIN = "chain"
 RECIPE = "recipe"
 PRIVATE = "private"
 BASIC = frozenset({"full", "lossless", "lossless-small"})
+SHARDS = 512  # a change copies one of them, and the list of all
 _DIGITS = re.compile(r"([0-9]{1,18})")
 
 
@@ -51,11 +53,65 @@ class Client:
 
 
 @final
+class ClientMap(Mapping[int, Client]):
+    """Clients by node id: immutable, and a map with one client more or other costs about as much for any number.
+
+    Args:
+        shards: The clients by node id modulo `SHARDS`; none are empty maps.
+        size: How many they are.
+    """
+
+    __slots__ = ("_size", "shards")
+
+    def __init__(self, shards: tuple[Mapping[int, Client], ...] = ({},) * SHARDS, size: int = 0) -> None:
+        self.shards = shards
+        self._size = size
+
+    def __getitem__(self, node_id: int) -> Client:
+        """Return the client at a node."""
+        return self.shards[node_id % SHARDS][node_id]
+
+    def __contains__(self, node_id: object) -> bool:
+        """Whether there is a client at a node."""
+        return isinstance(node_id, int) and node_id in self.shards[node_id % SHARDS]
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the node ids, in an order that says nothing."""
+        for shard in self.shards:
+            yield from shard
+
+    def __len__(self) -> int:
+        """Return the number of clients."""
+        return self._size
+
+    def put(self, clients: Collection[Client]) -> ClientMap:
+        """Return the map with these clients added or replaced."""
+        shards, size = list(self.shards), self._size
+        sorted_in: dict[int, dict[int, Client]] = {}
+        for client in clients:
+            at = client.node_id % SHARDS
+            shard = sorted_in.setdefault(at, {})
+            size += client.node_id not in shards[at] and client.node_id not in shard
+            shard[client.node_id] = client
+        for at, shard in sorted_in.items():
+            shards[at] = {**shards[at], **shard}
+        return ClientMap(tuple(shards), size)
+
+    def without(self, node_id: int) -> ClientMap:
+        """Return the map without the client at a node."""
+        if node_id not in self:
+            return self
+        shards, at = list(self.shards), node_id % SHARDS
+        shards[at] = {known: client for known, client in shards[at].items() if known != node_id}
+        return ClientMap(tuple(shards), self._size - 1)
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """All clients, by node id."""
 
-    clients: Mapping[int, Client] = field(default_factory=lambda: MappingProxyType({}))
+    clients: ClientMap = field(default_factory=lambda: ClientMap())
 
     def unknown(self, node_ids: Iterable[int]) -> list[int]:
         """Return the nodes that have not been heard of, in the given order."""
@@ -63,11 +119,11 @@ class Fleet:
 
     def put(self, *clients: Client) -> Fleet:
         """Return the fleet with these clients added or replaced."""
-        return Fleet(MappingProxyType({**self.clients, **{client.node_id: client for client in clients}}))
+        return Fleet(self.clients.put(clients))
 
     def without(self, node_id: int) -> Fleet:
         """Return the fleet as if the node had never been heard of."""
-        return Fleet(MappingProxyType({known: client for known, client in self.clients.items() if known != node_id}))
+        return Fleet(self.clients.without(node_id))
 
     def heard(
         self,

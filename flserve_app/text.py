@@ -5,15 +5,21 @@ direction marks or megabytes. Rules:
 - What is shown (a log, a table, an error) goes through `plain`, once, where it comes in.
 - What is kept as a name (a model, a tensor, a metric, an identity) has to be `is_plain`, or it is refused: a name
   that was changed would be another name.
+- A client's identity also names files and orders clients: `is_identity` is its one grammar, for whoever says, hears or
+  stores one.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import unicodedata
+from typing import Any
 
 SHOWN = 300  # characters of somebody else's text that are worth a line
 NAMED = 200  # characters that a name may have
+_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 # CSI, OSC and the other strings (ended by BEL or ST, or cut off), then any two-character escape.
 _ESCAPES = re.compile(
@@ -43,6 +49,28 @@ def is_plain(text: str, limit: int = NAMED) -> bool:
     if not 0 < len(text) <= limit or text != text.strip():
         return False
     return all(character == " " or (not character.isspace() and _shows(character)) for character in text)
+
+
+def is_identity(text: object) -> bool:
+    """Whether something can name a client: 1 to 128 ASCII letters, digits, dots, dashes, underscores, no sign first."""
+    return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON that every reader takes: what JSON has no number for is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def _shows(character: str) -> bool:

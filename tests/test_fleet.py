@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.fleet import BASIC, CHAIN, RECIPE, Client, Fleet, natural
+from flserve_app.fleet import BASIC, CHAIN, RECIPE, SHARDS, Client, Fleet, natural
 
 
 def client(node_id, identity, **fields):
@@ -48,6 +48,33 @@ def test_a_fleet_never_changes():
         one.clients[2] = client(2, "b")
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.clients[1].identity = "c"
+
+
+def test_a_word_of_a_client_copies_few_of_the_others():
+    """A round has a word or two of every client: n of them may not copy n clients each."""
+
+    def copied(size):
+        fleet = Fleet().put(*(client(at * 7919 + 3, f"partition-{at}") for at in range(size)))
+        heard = fleet.heard(3, identity="partition-0", held=("d",), version=1, server_round=1)
+        assert len(heard.clients) == size
+        before, after = fleet.clients.shards, heard.clients.shards
+        return sum(len(new) for old, new in zip(before, after, strict=True) if old is not new)
+
+    assert copied(10_000) <= 4 * 10_000 // SHARDS
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1) | st.integers(-3, 3), st.booleans()), max_size=40))
+def test_clients_are_there_or_not_as_in_a_dict(steps):
+    fleet, model = Fleet(), {}
+    for node_id, there in steps:
+        if there:
+            fleet, model[node_id] = fleet.put(client(node_id, "a")), client(node_id, "a")
+        else:
+            fleet = fleet.without(node_id)
+            model.pop(node_id, None)
+        assert dict(fleet.clients) == model
+        assert (len(fleet.clients), node_id in fleet.clients) == (len(model), there)
+    assert "a" not in fleet.clients
 
 
 def test_a_word_of_a_client_replaces_what_was_known():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserve_app.text import SHOWN, is_plain, plain
+from flserve_app.text import SHOWN, is_identity, is_plain, plain
 
 ESCAPES = {
     "a title": "\x1b]0;owned\x07",
@@ -61,3 +61,15 @@ def test_one_line_whatever_comes_in(text, limit):
 @given(st.text(alphabet=string.ascii_letters + string.digits + "_.-/ ", min_size=1, max_size=80).map(str.strip))
 def test_ordinary_names_are_plain(name):
     assert is_plain(name) == bool(name)
+
+
+@pytest.mark.parametrize("name", ["a", "partition-10", "client-0f", "hospital_7.b", "9" * 128, "A" + "-" * 127])
+def test_what_can_name_a_client(name):
+    assert is_identity(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-x", ".x", "_x", "x" * 129, "a b", "a\n", "a/b", "\u00e9", "\u0663", "a\x00", None, 3, b"a", True]
+)
+def test_what_cannot(name):
+    assert not is_identity(name)

@@ -46,10 +46,12 @@ class TensorSpec:
         _check_name(self.name)
         if len(self.shape) > MAX_RANK:
             raise ArtifactError(f"tensor {self.name!r}: rank is {len(self.shape)}, at most {MAX_RANK} is allowed")
-        if any(dim < 0 for dim in self.shape):
-            raise ArtifactError(f"tensor {self.name!r}: shape {self.shape} has a negative dimension")
-        # An empty tensor counts as if its zeros were ones: numpy cannot hold a shape that large either.
-        extent = math.prod(dim or 1 for dim in self.shape) * dtype_named(self.dtype).storage.itemsize
+        extent = dtype_named(self.dtype).storage.itemsize
+        for dim in self.shape:
+            if dim < 0:
+                raise ArtifactError(f"tensor {self.name!r}: shape {self.shape} has a negative dimension")
+            # An empty tensor counts as if its zeros were ones: numpy cannot hold a shape that large either.
+            extent *= dim or 1
         if extent > MAX_TENSOR_BYTES:
             raise ArtifactError(f"tensor {self.name!r}: {extent} bytes, at most {MAX_TENSOR_BYTES} are allowed")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import indent
@@ -12,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flserve_app.errors import ConfigError
+from flserve_app.text import strict_json
 
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Store or run folder; default: the newest below outputs/.")
@@ -24,7 +23,7 @@ VERSION_HELP = "latest, a label, v12, 12, or the start of a digest."
 
 def to_json(value: Any) -> str:
     """Return JSON for people and programs; what JSON has no number for is null."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
+    return strict_json(value, indent=2)
 
 
 def print_json_list(items: Iterable[Any]) -> None:
@@ -54,15 +53,3 @@ def numbers(text: str, option: str) -> list[int]:
             raise ConfigError(f"{option} is {text!r}, expected numbers as in 0,3 or 0-9")
         found += range(int(first), int(last if dash else first) + 1)
     return list(dict.fromkeys(found))
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value

@@ -16,6 +16,8 @@ from flserve_app.errors import DeliveryError
 RECORD = "flserve"
 MAX_HELD = 64
 MAX_CAPABILITIES = 64
+MAX_INTEGER = 1 << 63
+MAX_SECONDS = 366 * 86400.0  # what a client's clock says beyond is no duration of a round
 _CAPABILITY = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 
 
@@ -32,6 +34,8 @@ def read_integer(record: ConfigRecord, key: str) -> int:
     value = record.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int):
         raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected an int")
+    if not -MAX_INTEGER <= value < MAX_INTEGER:
+        raise DeliveryError(f"record {RECORD!r}: {key} has more than 64 bits")
     return value
 
 
@@ -43,12 +47,12 @@ def read_flag(record: ConfigRecord, key: str) -> bool:
     return value
 
 
-def read_number(record: ConfigRecord, key: str) -> float:
-    """Return a number; 0 if it is not there. Raises DeliveryError."""
+def read_seconds(record: ConfigRecord, key: str) -> float:
+    """Return a duration, 0 if it is not there: within what can be one. Raises DeliveryError."""
     value = record.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a number")
-    return value
+    return float(min(value, MAX_SECONDS)) if value > 0 else 0.0  # NaN is not
 
 
 def read_digest(record: ConfigRecord, key: str) -> str:

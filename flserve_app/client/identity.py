@@ -7,15 +7,13 @@ Flower's own node id does not serve: it is random in each simulated run.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from flserve_app.client.files import write_atomically
 from flserve_app.errors import StoreError
-
-_VALID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+from flserve_app.text import is_identity
 
 
 def identity(node_config: Mapping[str, object], directory: Path | None, node_id: int) -> str:
@@ -27,8 +25,8 @@ def identity(node_config: Mapping[str, object], directory: Path | None, node_id:
         node_id: Flower's id of the node: the last resort, good for one run of the node.
     """
     partition = node_config.get("partition-id")
-    if partition is not None and _VALID.fullmatch(str(partition)):
-        return f"partition-{partition}"
+    if partition is not None and is_identity(str(partition)) and is_identity(named := f"partition-{partition}"):
+        return named
     if directory is None:
         return f"node-{node_id}"
     return _kept(directory / "identity")
@@ -38,7 +36,7 @@ def _kept(path: Path) -> str:
     try:
         if path.exists():
             found = path.read_text(encoding="utf-8").strip()
-            if _VALID.fullmatch(found):
+            if is_identity(found):
                 return found
         made = f"client-{secrets.token_hex(8)}"
         write_atomically(path, made.encode())

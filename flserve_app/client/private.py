@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from flserve_app.artifact import Artifact, TensorSpec, bfloat16, dtype_named
 from flserve_app.client.layout import Layout, parse_layout
 from flserve_app.client.records import read_array, record_of
-from flserve_app.codec import decode, encode_parts
+from flserve_app.codec import DEFAULT_MAX_BYTES, decode, encode_parts
 from flserve_app.errors import ArtifactError, DeliveryError, FlserveError
 
 _LENGTH = struct.Struct("<I")
@@ -92,7 +92,7 @@ def read_private(data: bytes | memoryview) -> tuple[Layout, Private | None]:
     layout, digest, end = _parse(memoryview(data))
     if not digest:
         return layout, None
-    values = decode(memoryview(data)[end:], max_bytes=layout.nbytes)
+    values = decode(memoryview(data)[end:], max_bytes=min(layout.nbytes, DEFAULT_MAX_BYTES))
     if values.digest != digest or tuple(values.specs.values()) != layout.specs:
         raise DeliveryError("private tensors: the values are not those that the head names")
     return layout, Private(layout=layout, values=values)

@@ -17,7 +17,6 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -32,11 +31,12 @@ from flserve_app.client.fields import (
     read_digests,
     read_flag,
     read_integer,
-    read_number,
+    read_seconds,
     read_text,
 )
 from flserve_app.client.fields import RECORD as RECORD
 from flserve_app.errors import DeliveryError
+from flserve_app.text import is_identity, plain
 
 PROTOCOL = 1
 PAYLOAD = "flserve.payload"
@@ -44,7 +44,6 @@ PAYLOAD_STYPE = "flserve.payload"
 START = "start"
 MAX_REASON = 400
 MAX_PAYLOADS = 256
-_IDENTITY = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -231,14 +230,14 @@ def take_answer(content: RecordDict) -> Answer | None:
         partitions=read_integer(record, "partitions"),
         held=read_digests(record, "held"),
         capabilities=read_capabilities(record, "takes"),
-        reason=" ".join(read_text(record, "reason")[:MAX_REASON].split()),
+        reason=plain(read_text(record, "reason"), MAX_REASON),
         private=read_digest(record, "private"),
         base=read_digest(record, "base"),
         arrays=read_text(record, "arrays"),
         payload=payloads[0] if payloads else None,
-        fetch_seconds=read_number(record, "fetch_s"),
-        train_seconds=read_number(record, "train_s"),
-        encode_seconds=read_number(record, "encode_s"),
+        fetch_seconds=read_seconds(record, "fetch_s"),
+        train_seconds=read_seconds(record, "train_s"),
+        encode_seconds=read_seconds(record, "encode_s"),
     )
 
 
@@ -284,8 +283,9 @@ def _carried(carried: object) -> tuple[tuple[Array, ...], Array | None]:
 
 
 def _identity(value: str) -> str:
-    if not _IDENTITY.fullmatch(value):
+    if not is_identity(value):
         raise DeliveryError(
-            f"answer: identity {value[:80]!r} is not 1 to 128 letters, digits, dots, dashes, underscores"
+            f"answer: identity {plain(value, 80)!r} is not 1 to 128 letters, digits, dots, dashes, underscores, "
+            "a letter or digit first"
         )
     return value

@@ -30,11 +30,11 @@ Residual ops. Words and residuals are defined in `words`; side bytes in `groupin
 `grid-delta`. Side bytes and the forms of a body are in `grid`; what a step does to a value in `floats`; bodies of few
 changes in `sparse`, their places by row and column in `crossing` and `lines`, numbers as bits in `rice` and `fields`.
 
-A reader trusts nothing. In this order it checks: magic, version, checksum, header; the base's digest; the sizes
-of the structure against the declared size and the caller's bound; that all bodies are in their place and every
-chunk has one. Only then does it allocate the target: `size` bytes, of which the system maps what is
-written. A decoder's other memory is a constant a thread, some times its chunk's own bytes (some dozen times where half
-floats are patched nearly everywhere), and a byte a row of the scales.
+A reader trusts nothing. In this order it checks: magic, version, checksum; the declared size and count against the
+caller's bounds; structure; the base's digest; the sizes of the structure against the declared size; that all bodies are
+in their place and every chunk has one. Only then does it allocate the target: `size` bytes, of which the system maps
+what is written. A decoder's other memory is a constant a thread, some times its chunk's own bytes (some dozen times
+where half floats are patched nearly everywhere), and a byte a row of the scales.
 Finally the reconstructed artifact must have the target digest. The checksum finds damage; against malice the
 digest stands, which has to come from somewhere trusted.
 """
@@ -154,11 +154,16 @@ def write_content(side: bytes, bodies: Sequence[bytes]) -> list[bytes]:
     return [varint(len(side)), side, b"".join(varint(len(body)) for body in bodies[:-1]), *bodies]
 
 
-def read_header(reader: Reader) -> Header:
+def read_header(reader: Reader, *, max_bytes: int | None = None, max_tensors: int = MAX_TENSORS) -> Header:
     """Read the header, from the flags on.
 
+    Args:
+        reader: Stands at the flags.
+        max_bytes: The most that the target may declare; None for any size.
+        max_tensors: The most tensors that it may have.
+
     Raises:
-        CodecError: If it is not as the format says.
+        CodecError: If it is not as the format says, or declares more.
     """
     flags, codec = reader.byte(), reader.byte()
     if not 0 < flags <= _HAS_BASE | _HAS_STRUCTURE:
@@ -166,8 +171,10 @@ def read_header(reader: Reader) -> Header:
     target = reader.take(32).hex()
     base = reader.take(32).hex() if flags & _HAS_BASE else None
     nbytes, count = reader.varint(), reader.varint()
-    if count > MAX_TENSORS:
-        raise CodecError(f"payload has {count} tensors, at most {MAX_TENSORS} are allowed")
+    if count > (most := min(max_tensors, MAX_TENSORS)):
+        raise CodecError(f"payload has {count} tensors, at most {most} are allowed")
+    if max_bytes is not None and nbytes > max_bytes:
+        raise CodecError(f"payload declares {nbytes} bytes, at most {max_bytes} are accepted")
     specs = _read_specs(reader, count) if flags & _HAS_STRUCTURE else None
     return Header(codec=codec, target=target, base=base, nbytes=nbytes, count=count, specs=specs)
 
@@ -238,8 +245,8 @@ def _read_spec(reader: Reader) -> TensorSpec:
     code, rank = reader.byte(), reader.varint()
     if code not in DTYPES_BY_CODE or rank > MAX_RANK:
         raise CodecError(f"tensor {name!r}: dtype code {code} with rank {rank} is not allowed")
-    shape = tuple(reader.varint() for _ in range(rank))
+    shape = tuple([reader.varint() for _ in range(rank)])
     # A zero dimension would hide the others from the bound on the size.
-    if any(dim > MAX_TENSOR_BYTES for dim in shape):
+    if shape and max(shape) > MAX_TENSOR_BYTES:
         raise CodecError(f"tensor {name!r}: a dimension of {max(shape)} is not allowed")
     return TensorSpec(name, DTYPES_BY_CODE[code].name, shape)

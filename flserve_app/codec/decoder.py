@@ -10,6 +10,7 @@ import numpy as np
 from flserve_app.artifact import Artifact, DType, TensorSpec, byte_view, dtype_named
 from flserve_app.artifact.artifact import NDArray
 from flserve_app.artifact.digest import FillingDigest
+from flserve_app.artifact.manifest import MAX_TENSORS
 from flserve_app.artifact.threads import each
 from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
 from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
@@ -21,7 +22,11 @@ _RAW_WORDS = 1 << 18  # copied in pieces, over all cores
 
 
 def decode(
-    payload: bytes | memoryview, base: Artifact | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
+    payload: bytes | memoryview,
+    base: Artifact | None = None,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    max_tensors: int = MAX_TENSORS,
 ) -> Artifact:
     """Return the artifact that a payload leads to, bit for bit.
 
@@ -29,6 +34,7 @@ def decode(
         payload: What `encode` gave.
         base: The artifact it was made against; not looked at if it needs none.
         max_bytes: Largest artifact to be accepted, in bytes of its tensors.
+        max_tensors: The most tensors to be accepted: each costs time, even one without bytes.
 
     Raises:
         CodecError: If the payload is damaged, not as the format says, or too large.
@@ -36,9 +42,9 @@ def decode(
         DigestMismatch: If what it leads to is not what it says.
     """
     reader = unseal(memoryview(payload).cast("B"))
-    header = read_header(reader)
+    header = read_header(reader, max_bytes=max_bytes, max_tensors=max_tensors)
     held = _held(header, base)
-    specs = _specs(header, held, max_bytes)
+    specs = _specs(header, held)
     records = read_records(reader, len(specs))
     # All plans before any array: what a payload claims is allocated only if its bodies are there.
     plans = [_plan(record, spec, held) for record, spec in zip(records, specs, strict=True)]
@@ -80,7 +86,7 @@ def _held(header: Header, base: Artifact | None) -> Artifact | None:
     return base
 
 
-def _specs(header: Header, base: Artifact | None, max_bytes: int) -> tuple[TensorSpec, ...]:
+def _specs(header: Header, base: Artifact | None) -> tuple[TensorSpec, ...]:
     specs = header.specs
     if specs is None:
         specs = tuple(base.specs.values()) if base is not None else ()
@@ -88,8 +94,6 @@ def _specs(header: Header, base: Artifact | None, max_bytes: int) -> tuple[Tenso
     if (nbytes, len(specs)) != (header.nbytes, header.count):
         declared = f"{header.nbytes} bytes in {header.count} tensors"
         raise CodecError(f"payload declares {declared}, its structure has {nbytes} in {len(specs)}")
-    if nbytes > max_bytes:
-        raise CodecError(f"payload declares {nbytes} bytes, at most {max_bytes} are accepted")
     return specs
 
 

@@ -110,6 +110,10 @@ class Reader:
         Raises:
             CodecError: If it is cut off, too long, or not in its shortest form.
         """
+        data, at = self._data, self.position
+        if at < len(data) and data[at] < 0x80:  # nearly all are: a payload may have millions
+            self.position = at + 1
+            return data[at]
         number = 0
         for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
             byte = self.byte()

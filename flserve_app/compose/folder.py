@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from flserve_app.errors import ConfigError, Conflict, StoreError
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.files import remove_file
 from flserve_app.strategy import RoundRow, expanded
+from flserve_app.text import strict_json
 
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
@@ -110,7 +110,7 @@ class RunFolder:
         """
         try:
             with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
-                file.write(_to_json(asdict(row)) + "\n")
+                file.write(strict_json(asdict(row)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -119,7 +119,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary. Raises StoreError."""
-        self._write(SUMMARY_FILE, _to_json(dict(summary), indent=2) + "\n")
+        self._write(SUMMARY_FILE, strict_json(dict(summary), indent=2) + "\n")
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:
@@ -163,18 +163,6 @@ def _published_as(text: str) -> str | None:
         return published_as(yaml.safe_load(text))
     except (yaml.YAMLError, KeyError, TypeError):
         return None
-
-
-def _to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def project_outputs() -> Path:

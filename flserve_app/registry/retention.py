@@ -1,19 +1,26 @@
 """Which versions keep their content, as pure functions on values.
 
-A rule says what may go; whatever it says, these stay: what a label stands at (`latest` is one), what a client
-holds that was seen lately, and every payload that those need. Artifacts are kept or go, and versions with them:
+A rule says what may go; whatever it says, these stay: what a label stands at (`latest` is one), what clients hold
+that were seen lately, and every payload that those need. Artifacts are kept or go, and versions with them:
 two versions of the same content share its fate.
+
+What a client holds is what it said, so it never costs much: of a model's versions that nothing else keeps, at most
+`MOST_HELD` stay for clients, those that most of them hold first, then the newest; and one that would have to stand
+alone from now on stays only as long as all such copies are smaller than what goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flserve_app.errors import StoreError
 from flserve_app.registry.history import cheapest_chain
 from flserve_app.store import Edge, Inventory, Removal, Version
+
+MOST_HELD = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +51,22 @@ class Retention:
                 raise StoreError(f"retention: {name} must not be negative, found {time}")
 
 
-def kept_digests(inventory: Inventory, retention: Retention, now: datetime) -> frozenset[str]:
-    """Return the artifacts that stay."""
+def kept_digests(
+    inventory: Inventory, retention: Retention, now: datetime, keyframes: Iterable[Edge] = ()
+) -> frozenset[str]:
+    """Return the artifacts that stay, given the keyframes that were made for this."""
     digests = {(version.model, version.number): version.digest for version in inventory.versions}
     kept = {version.digest for version in _spared(inventory, retention, now)}
     kept |= {digests[model, number] for (model, _), number in inventory.labels.items()}
     if retention.keep_labelled:
         kept |= {digests[version] for version in inventory.former}
     forgotten = set(forgotten_clients(inventory, retention, now))
-    kept |= {holder.digest for model, holder in inventory.holders if (model, holder.identity) not in forgotten}
-    return frozenset(kept & {edge.target for edge in inventory.edges})
+    made = {edge.target for edge in inventory.edges}
+    kept &= made
+    sizes = _copy_sizes(inventory, keyframes)
+    for held in _held(inventory, forgotten, made - kept).values():
+        kept = _affordable(kept, held, inventory, sizes)
+    return frozenset(kept)
 
 
 def forgotten_clients(inventory: Inventory, retention: Retention, now: datetime) -> tuple[tuple[str, str], ...]:
@@ -88,7 +101,8 @@ def removal(inventory: Inventory, retention: Retention, now: datetime, keyframes
 
     An artifact that needs a keyframe and has none (it was published a moment ago) keeps its chain.
     """
-    kept = kept_digests(inventory, retention, now)
+    keyframes = tuple(keyframes)
+    kept = kept_digests(inventory, retention, now, keyframes)
     needed = set(stranded(kept, inventory))
     added = tuple(edge for edge in keyframes if edge.target in needed)
     staying = {edge.blob for edge in (*_inner(kept, inventory.edges), *added)}
@@ -116,6 +130,49 @@ def _spared(inventory: Inventory, retention: Retention, now: datetime) -> Iterat
         old = retention.older_than is None or version.created < now - retention.older_than
         if not (beyond and old) or (retention.keep is None and retention.older_than is None):
             yield version
+
+
+def _held(
+    inventory: Inventory, forgotten: Collection[tuple[str, str]], optional: Collection[str]
+) -> dict[str, list[str]]:
+    """Return what is to stay for the clients of each model, the most worthwhile first."""
+    newest = {(version.model, version.digest): version.number for version in inventory.versions}
+    holding = Counter(
+        (model, holder.digest)
+        for model, holder in inventory.holders
+        if (model, holder.identity) not in forgotten and holder.digest in optional
+    )
+    found: dict[str, list[str]] = {}
+    # A digest that is no version of the model is somebody else's, whatever the client said.
+    for model, digest in sorted(holding.keys() & newest.keys(), key=lambda key: (-holding[key], -newest[key], key)):
+        found.setdefault(model, []).append(digest)
+    return {model: digests[:MOST_HELD] for model, digests in sorted(found.items())}
+
+
+def _copy_sizes(inventory: Inventory, keyframes: Iterable[Edge]) -> dict[str, int]:
+    """Return what each artifact takes that stands alone: if that was not made yet, as much as others of its model."""
+    alone = {edge.target: edge.nbytes for edge in inventory.edges if edge.base is None}
+    largest: dict[str, int] = {}
+    for version in inventory.versions:
+        largest[version.model] = max(largest.get(version.model, 0), alone.get(version.digest, 0))
+    guessed = {version.digest: largest[version.model] or version.nbytes for version in inventory.versions}
+    return guessed | {edge.target: edge.nbytes for edge in keyframes if edge.nbytes}
+
+
+def _affordable(kept: set[str], held: Iterable[str], inventory: Inventory, whole: Mapping[str, int]) -> set[str]:
+    """Return what is kept, with as much of what clients hold as makes the store no larger."""
+    staying = {edge.blob for edge in _inner(kept, inventory.edges)}
+    copies = sum(whole.get(digest, 0) for digest in stranded(kept, inventory))
+    left = sum(edge.nbytes for edge in inventory.edges if edge.blob not in staying) - copies
+    for digest in held:
+        more = {*kept, digest}
+        stays = sum(edge.nbytes for edge in _inner(more, inventory.edges) if edge.blob not in staying)
+        cost = sum(whole.get(each, 0) for each in stranded(more, inventory)) - copies
+        if cost <= 0 or cost + stays < left:
+            kept = more
+            staying = {edge.blob for edge in _inner(kept, inventory.edges)}
+            copies, left = copies + cost, left - cost - stays
+    return kept
 
 
 def _inner(kept: Collection[str], edges: Iterable[Edge]) -> list[Edge]:

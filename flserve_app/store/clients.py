@@ -1,17 +1,17 @@
 """The clients of each model, and what they held when they were last heard of.
 
 So a store knows which artifacts somebody out there may still build on, and a later run whom to expect. A
-client is one row, replaced at every sight of it; all that were seen in a round go in one transaction.
+client is one row, replaced at every sight of it; all that were seen in a round go in one transaction. A model has at
+most `MOST_CLIENTS` rows: those that were unseen the longest go.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import final
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 
 from flserve_app.errors import StoreError
 from flserve_app.store import rows
@@ -20,16 +20,23 @@ from flserve_app.store.database import Database
 from flserve_app.store.names import ensure_model
 from flserve_app.store.schema import clients, models
 from flserve_app.store.version import Holder
+from flserve_app.text import is_identity, plain
 
-_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MOST_CLIENTS = 100_000
 
 
 @final
 class Clients:
-    """The clients in one database."""
+    """The clients in one database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: The catalog.
+        most: The most clients of a model that are remembered.
+    """
+
+    def __init__(self, database: Database, *, most: int = MOST_CLIENTS) -> None:
         self._database = database
+        self._most = most
 
     def saw(self, model: str, holders: Iterable[Holder], *, now: datetime) -> None:
         """Record clients of a model; of several of one identity the last counts.
@@ -50,6 +57,11 @@ class Clients:
             old = delete(clients).where(clients.c.model_id == key, clients.c.identity == bindparam("who"))
             connection.execute(old, [{"who": identity} for identity in found])
             connection.execute(insert(clients), [{"model_id": key, **columns} for columns in found.values()])
+            mine = clients.c.model_id == key
+            beyond = connection.execute(select(func.count()).select_from(clients).where(mine)).scalar_one() - self._most
+            if beyond > 0:
+                oldest = select(clients.c.identity).where(mine).order_by(clients.c.seen, clients.c.round).limit(beyond)
+                connection.execute(delete(clients).where(mine, clients.c.identity.in_(oldest)))
 
     def of(self, model: str) -> tuple[Holder, ...]:
         """Return the clients of a model by identity."""
@@ -59,10 +71,10 @@ class Clients:
 
 
 def _columns(holder: Holder, now: datetime) -> dict[str, object]:
-    if not isinstance(holder.identity, str) or _IDENTITY.fullmatch(holder.identity) is None:
+    if not is_identity(holder.identity):
         raise StoreError(
-            "a client's identity is 1 to 128 letters, digits, dots, dashes or underscores; "
-            f"found {str(holder.identity)[:140]!r}"
+            "a client's identity is 1 to 128 letters, digits, dots, dashes or underscores, a letter or digit first; "
+            f"found {plain(holder.identity, 140)!r}"
         )
     return {
         "identity": holder.identity,

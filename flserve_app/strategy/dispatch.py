@@ -2,7 +2,9 @@
 
 Rules:
 - Every message gets content of its own, because Flower's strategies give all messages the same object.
-- Clients without the delivery protocol get plain arrays, as without flserve.
+- Clients without the delivery protocol get plain arrays, as without flserve; and so do those that have not said yet
+  whether they know it.
+- What a client is brought from is what was delivered to it, see `roster`.
 - A payload that several messages of a batch carry is one Array, so that Flower uploads it once.
 """
 
@@ -76,11 +78,14 @@ class Dispatch:
         """Return a strategy's message with what it delivers."""
         parcel = open_message(message)
         key = model_key(message)
-        client = self._roster.fleet.get(parcel.node_id)
+        fleet = self._roster.fleet
+        client = fleet.get(parcel.node_id)
+        parcel = replace(parcel, identity=client.identity)
         if key is None:
             return parcel
         artifact = self._publisher.artifact_of(parcel.content.array_records[key])
-        return replace(parcel, arrays=key, target=artifact.digest, delivers=client.versioned)
+        delivers = client.versioned and parcel.node_id in fleet.clients
+        return replace(parcel, arrays=key, target=artifact.digest, delivers=delivers)
 
     def address(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel:
         """Write the parcel's delivery into its message, and count it; return the parcel with its plan."""
@@ -93,6 +98,7 @@ class Dispatch:
             client = self._roster.fleet.get(parcel.node_id)
             delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
             put_delivery(content, delivery)
+            self._roster.gave(parcel.node_id, parcel.target)
             message.content = content
             self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe) + extra)
             return replace(parcel, plan=plan, settled=delivery.settled)
@@ -107,7 +113,8 @@ class Dispatch:
         if parcel.tries:
             planned = self._publisher.whole(parcel.target)
         else:
-            planned = self._publisher.deliver(client.held, parcel.target, client.takes)
+            bases = self._roster.bases(parcel.node_id, parcel.target)
+            planned = self._publisher.deliver(bases, parcel.target, client.takes)
         self._ledger.spent("encode", time.perf_counter() - started)
         return planned
 
@@ -146,13 +153,13 @@ class Dispatch:
         """Return a delivery with what the client has to know of its earlier updates, if it keeps anything of them."""
         if self._rounds is None or not self._settlements.active:
             return delivery
-        client = self._roster.fleet.get(parcel.node_id)
+        claimed = self._roster.claimed(parcel.node_id)
         return replace(
             delivery,
             feedback=self._rounds.feedback.to_json(),
-            settled=self._settlements.untold(client.identity),
+            settled=self._settlements.untold(parcel.identity),
             owed=self._late.owes(parcel.node_id, self._roster.server_round),
-            afresh=not any(map(self._publisher.leads_to_current, client.held)),
+            afresh=not any(map(self._publisher.leads_to_current, claimed)),
         )
 
 

@@ -34,10 +34,6 @@ class Exchange:
         self._grid = grid
         self._ledger = ledger
 
-    def all_replies(self, messages: list[Message], timeout: float | None) -> list[Message]:
-        """Send messages and return the replies that come within `timeout` seconds (None: all)."""
-        return list(self.replies(messages, timeout))
-
     def replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         """Send messages and yield the replies that come within `timeout` seconds (None: all), as they come."""
         if not type(self._grid).__module__.startswith("flwr."):

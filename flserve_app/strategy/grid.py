@@ -2,7 +2,8 @@
 
 It wraps Flower's Grid. The strategy decides which version goes to whom; this class decides how it travels,
 alike for training and evaluation. Rules:
-- A node that is met for the first time is greeted first; see `roster`.
+- Nodes are greeted beside the rounds, and those that have not answered are not named to the strategy unless it needs
+  more; see `roster`.
 - How a model gets into a message is `dispatch`'s, how an update gets out of a reply is `intake`'s.
 - A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
   with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
@@ -29,6 +30,7 @@ from flserve_app.artifact.roles import NO_ROLES
 from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import RECIPE, Fleet
+from flserve_app.strategy import roster
 from flserve_app.strategy.dispatch import Dispatch, Shared
 from flserve_app.strategy.exchange import Exchange
 from flserve_app.strategy.intake import Intake
@@ -93,7 +95,15 @@ class VersionedGrid(Grid):
         self._settlements = settlements or Settlements()
         self._intake = Intake(publisher, ledger, self._settlements)
         self._exchange = Exchange(grid, ledger)
-        self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies, base)
+        self._roster = Roster(
+            publisher.model,
+            uplink,
+            ledger,
+            grid,
+            base,
+            earlier=publisher.held_before(),
+            renamed=self._settlements.renamed,
+        )
         self._late = LateReplies(
             publisher, ledger, self._roster, rule=late, exponent=staleness, settlements=self._settlements
         )
@@ -122,6 +132,7 @@ class VersionedGrid(Grid):
     def enter(self, server_round: int) -> None:
         """Begin a round."""
         self._roster.server_round = server_round
+        self._asked_since = None
         self._settlements.enter()
 
     def set_run(self, run: Run) -> None:
@@ -152,19 +163,27 @@ class VersionedGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return all node ids, met ones and new ones, in the order of the clients' identities."""
+        """Return the ids of the nodes that answered their greeting, in the order of the clients' identities.
+
+        Those that did not are named, too, once the strategy kept asking for `GRACE_SECONDS`: then it needs more.
+        """
         node_ids = self.connected()
-        self._check_patience(len(node_ids))
-        self.meet(node_ids)
-        return self.fleet.order(node_ids)
+        waited = self._check_patience(len(node_ids))
+        self._roster.meet(node_ids)
+        silent = set(self.fleet.unknown(node_ids)) if waited < roster.GRACE_SECONDS else ()
+        return self.fleet.order(node_id for node_id in node_ids if node_id not in silent)
 
     def connected(self) -> list[int]:
         """Return the ids of the nodes that Flower lists now, met or not."""
         return list(self._grid.get_node_ids())
 
-    def meet(self, node_ids: Iterable[int], timeout: float = HELLO_SECONDS) -> int:
-        """Greet the nodes that are new; see `Roster.meet`."""
-        return self._roster.meet(node_ids, min(self._hello_seconds, timeout))
+    def meet(self, node_ids: Iterable[int], timeout: float = HELLO_SECONDS) -> None:
+        """Greet the nodes that are new, and wait for their answers; see `Roster.meet`."""
+        self._roster.meet(node_ids, min(self._hello_seconds, timeout))
+
+    def partitions(self, node_ids: Iterable[int]) -> int:
+        """Return how many nodes most of these say there are, of those that answered; 0 if they do not say."""
+        return self._roster.partitions(node_ids)
 
     def late_replies(self, weighted_by: str | None) -> list[Message]:
         """Return replies to earlier rounds that may take part in this one, moved to the current version."""
@@ -180,8 +199,8 @@ class VersionedGrid(Grid):
         outgoing = list(messages)
         self._asked_since = None
         deadline = None if timeout is None else time.monotonic() + timeout
-        nodes = dict.fromkeys(message.metadata.dst_node_id for message in outgoing)
-        self.meet(nodes, HELLO_SECONDS if timeout is None else timeout)
+        nodes = (message.metadata.dst_node_id for message in outgoing)
+        self._roster.meet_addressed(nodes, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
         waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
         waiting = [(message, parcel) for message, parcel in waiting if self._admits(parcel)]
@@ -201,8 +220,11 @@ class VersionedGrid(Grid):
         log(WARNING, "flserve: %s is left out: it cannot keep private tensors to itself", client.identity)
         return False
 
-    def _check_patience(self, nodes: int) -> None:
-        """Flower's strategies ask for the nodes until there are enough: nodes that left for good end a run."""
+    def _check_patience(self, nodes: int) -> float:
+        """Return for how many seconds a strategy has been asking for nodes.
+
+        Flower's strategies ask for them until there are enough: nodes that left for good end a run.
+        """
         now = time.monotonic()
         if self._asked_since is None:
             self._asked_since = now
@@ -211,6 +233,7 @@ class VersionedGrid(Grid):
                 f"round {self.server_round} needs more than the {nodes} clients that are connected: "
                 f"none came within {self._patience:.0f} s"
             )
+        return now - self._asked_since
 
     def _take_in(
         self, batch: list[Message], sent: dict[int, Parcel], replies: Iterable[Message], arrived: list[Message]
@@ -218,7 +241,7 @@ class VersionedGrid(Grid):
         """Read the replies into `arrived`; return the messages to send again."""
         by_id: dict[str, Parcel] = {}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
-        silent = {id(message): (message, sent[id(message)]) for message in batch}
+        silent = {id(sent[id(message)]): (message, sent[id(message)]) for message in batch}
         again = []
         for reply in replies:
             # They have an id once they are sent, which is when the first reply is asked for.
@@ -227,7 +250,7 @@ class VersionedGrid(Grid):
             if parcel is None:
                 log(WARNING, "flserve: a reply of node %d answers nothing that was sent", reply.metadata.src_node_id)
                 continue
-            silent = {key: pair for key, pair in silent.items() if pair[1] is not parcel}
+            silent.pop(id(parcel), None)
             try:
                 arrived.append(self._read(reply, parcel))
             except FlserveError as error:
@@ -240,14 +263,11 @@ class VersionedGrid(Grid):
 
     def _read(self, reply: Message, parcel: Parcel) -> Message:
         read, answer = self._intake.read(reply, parcel)
-        client = self.fleet.get(parcel.node_id)
-        if reply.has_error() and client.versioned and not client.held:
-            self._roster.doubt(parcel.node_id)  # perhaps it missed the greeting and has no mod
         if answer is not None:
             version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
             self._roster.heard(parcel.node_id, answer, version if version >= 0 else None)
             if answer.status == "ok":
-                self._settlements.told(answer.identity, parcel.settled)
+                self._settlements.told(parcel.identity, parcel.settled)
             if answer.status == "nack":
                 raise DeliveryError(answer.reason or "no reason given")
         return read
@@ -271,5 +291,6 @@ class VersionedGrid(Grid):
         return [(message, replace(parcel, plan=None, tries=parcel.tries + 1))]
 
     def _ordered(self, replies: list[Message]) -> list[Message]:
-        place = {node_id: at for at, node_id in enumerate(self.fleet.order(self.fleet.clients))}
-        return sorted(replies, key=lambda reply: (reply.has_error(), place.get(reply.metadata.src_node_id, -1)))
+        nodes = dict.fromkeys(reply.metadata.src_node_id for reply in replies)
+        place = {node_id: at for at, node_id in enumerate(self.fleet.order(nodes))}
+        return sorted(replies, key=lambda reply: (reply.has_error(), place[reply.metadata.src_node_id]))

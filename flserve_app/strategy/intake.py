@@ -33,6 +33,7 @@ from flserve_app.strategy.settlements import Settlements
 
 LARGEST_FACTOR = 8
 LARGEST_EXTRA = 16 << 20
+EXTRA_TENSORS = 64
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -73,7 +74,7 @@ class Intake:
             self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
             trained = self._decode(answer, parcel)
             record = to_record(trained)
-            self._settlements.took(reply, answer.identity, trained.digest)
+            self._settlements.took(reply, parcel.identity, trained.digest)
             self._ledger.sent("up", payload=0, message=0, full=sum(map(serialised_bytes, record.values())))
             content = RecordDict({answer.arrays: record, **content})
         if answer is not None:
@@ -90,7 +91,8 @@ class Intake:
             )
         started = time.perf_counter()
         base = self._publisher.base(answer.base)
-        trained = decode(answer.payload.data, base, max_bytes=LARGEST_FACTOR * base.nbytes + LARGEST_EXTRA)
+        most = LARGEST_FACTOR * base.nbytes + LARGEST_EXTRA
+        trained = decode(answer.payload.data, base, max_bytes=most, max_tensors=len(base) + EXTRA_TENSORS)
         self._ledger.spent("decode", time.perf_counter() - started)
         return trained
 

@@ -7,6 +7,7 @@ Flower sends them. Training and evaluation both count. Greetings count in messag
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Literal, final
@@ -86,6 +87,7 @@ class Ledger:
         self._failures = 0
         self._late: Counter[str] = Counter()
         self._longest: defaultdict[str, float] = defaultdict(float)
+        self._began = time.perf_counter()
 
     def sent(self, direction: Direction, *, payload: int, message: int, full: int) -> None:
         """Count one message's bytes."""
@@ -110,9 +112,13 @@ class Ledger:
         self._late["late" if used else "dropped_late"] += 1
 
     def answered(self, *, fetch: float, train: float, update: float) -> None:
-        """Note how long a client took to fetch, to train (its handler) and to encode its update, in seconds."""
+        """Note how long a client says it took to fetch, to train (its handler) and to encode its update, in seconds.
+
+        Nothing took longer than the round.
+        """
+        most = time.perf_counter() - self._began
         for phase, seconds in (("fetch", fetch), ("train", train), ("update", update)):
-            self._longest[f"{phase}_seconds"] = max(self._longest[f"{phase}_seconds"], seconds)
+            self._longest[f"{phase}_seconds"] = max(self._longest[f"{phase}_seconds"], min(seconds, most))
 
     def take(self) -> dict[str, object]:
         """Return the counts as fields of a `RoundRow`, and start from zero."""
@@ -134,3 +140,4 @@ class Ledger:
         self._failures = 0
         self._late.clear()
         self._longest.clear()
+        self._began = time.perf_counter()

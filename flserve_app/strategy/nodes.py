@@ -1,8 +1,8 @@
 """Waiting for the clients before the first round.
 
 The ServerApp starts before the nodes are registered, and Flower's strategies size their sample before they
-wait. So the first round begins when the expected number of nodes is there; a simulation's nodes say
-themselves how many there will be.
+wait. So the first round begins when the expected number of nodes is there. A simulation's nodes say themselves how
+many there will be: what most of those who answered say counts, so that no single one keeps a run from starting.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from flwr.serverapp import Grid
 
 from flserve_app.errors import DeliveryError
 from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.roster import HELLO_SECONDS
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 30.0
 STILL_SECONDS = 1.0
+_EXPECTING, _NOBODY, _CONNECTED, _HEARD = range(4)
 
 
 def wait_for_nodes(grid: VersionedGrid, expected: int | None, timeout: float) -> list[int]:
@@ -26,7 +28,7 @@ def wait_for_nodes(grid: VersionedGrid, expected: int | None, timeout: float) ->
 
     Args:
         grid: The grid to ask.
-        expected: Number of nodes to wait for; None for as many as the nodes themselves know of.
+        expected: Number of nodes to wait for; None for as many as most of the nodes know of.
         timeout: Seconds to wait for the expected number.
 
     Returns:
@@ -35,22 +37,52 @@ def wait_for_nodes(grid: VersionedGrid, expected: int | None, timeout: float) ->
     Raises:
         DeliveryError: If fewer than expected come.
     """
-    deadline = time.monotonic() + timeout
-    nodes = _wait(grid, 1, deadline)
-    known = grid.meet(nodes)
-    if expected is not None and 0 < known < expected:
-        raise DeliveryError(
-            f"{expected} clients are expected, the federation has {known}: "
-            f"run with --federation-config 'num-supernodes={expected}' or num_clients={known}"
-        )
-    wanted = expected or max(known, 1)
-    nodes = _wait(grid, wanted, deadline if expected else time.monotonic() + min(timeout, SETTLE_SECONDS))
+    nodes, wanted = _gather(grid, expected, timeout)
+    grid.meet(nodes)
     if len(nodes) < wanted:
         if expected is not None or not nodes:
-            raise DeliveryError(f"{wanted} clients are expected, {len(nodes)} connected within {timeout:.0f} s")
+            hint = _hint(wanted, grid.partitions(nodes))
+            raise DeliveryError(f"{wanted} clients are expected, {len(nodes)} connected within {timeout:.0f} s{hint}")
         log(WARNING, "flserve: %d of %d nodes connected; going on with them", len(nodes), wanted)
     log(INFO, "flserve: %d clients connected", len(nodes))
     return list(grid.get_node_ids())
+
+
+def _gather(grid: VersionedGrid, expected: int | None, timeout: float) -> tuple[list[int], int]:
+    """Return the nodes that are there once they are enough or time is up, and how many would have been enough."""
+    since, stage = time.monotonic(), _NOBODY
+    while True:
+        nodes = grid.connected()
+        grid.meet(nodes, 0.0)
+        told = grid.partitions(nodes)
+        wanted = expected or max(told, 1)
+        before, stage = stage, _stage(grid, nodes, expected)
+        if len(nodes) >= wanted and stage in (_EXPECTING, _HEARD):
+            return nodes, wanted
+        if stage == _EXPECTING and 1 < told == len(nodes):  # one node alone could say so to end the run
+            raise DeliveryError(f"{expected} clients are expected{_hint(wanted, told)}")
+        if stage != before and stage != _EXPECTING:
+            since = time.monotonic()
+        longest = {_CONNECTED: HELLO_SECONDS, _HEARD: SETTLE_SECONDS}.get(stage, timeout)
+        if time.monotonic() - since >= min(timeout, longest):
+            return nodes, wanted
+        time.sleep(POLL_SECONDS)
+
+
+def _stage(grid: VersionedGrid, nodes: list[int], expected: int | None) -> int:
+    """Return what is waited for: a known number, or any node, or any answer, or the number that was answered."""
+    if expected is not None:
+        return _EXPECTING
+    if not nodes:
+        return _NOBODY
+    return _HEARD if any(node_id in grid.fleet.clients for node_id in nodes) else _CONNECTED
+
+
+def _hint(wanted: int, told: int) -> str:
+    """Return what the nodes say of a federation that is too small; nothing of any other."""
+    if not 0 < told < wanted:
+        return ""
+    return f", the federation has {told}: run with --federation-config 'num-supernodes={wanted}' or num_clients={told}"
 
 
 def count_nodes(grid: Grid, timeout: float) -> int:
@@ -71,9 +103,3 @@ def count_nodes(grid: Grid, timeout: float) -> int:
     if nodes:
         return nodes
     raise DeliveryError(f"no client connected within {timeout:.0f} s")
-
-
-def _wait(grid: VersionedGrid, wanted: int, deadline: float) -> list[int]:
-    while len(nodes := grid.connected()) < wanted and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    return nodes

@@ -17,6 +17,7 @@ class Parcel:
         content: The content the strategy wrote; it may be shared by many messages and is never changed.
         message_type: As the strategy wrote it.
         node_id: Where it goes.
+        identity: What the node went by when it was sent; what comes back counts for that, whatever it says.
         group_id: As the strategy wrote it.
         ttl: Time to live in seconds, as the strategy wrote it.
         arrays: Key of the ArrayRecord that is delivered; empty if nothing is.
@@ -32,6 +33,7 @@ class Parcel:
     node_id: int
     group_id: str
     ttl: float
+    identity: str = ""
     arrays: str = ""
     target: str = ""
     delivers: bool = False

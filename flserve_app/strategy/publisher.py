@@ -219,6 +219,12 @@ class Publisher:
         visiting = self._visiting.get(digest)
         return self.registry.load(digest) if visiting is None else visiting
 
+    def held_before(self) -> dict[str, str]:
+        """Return what version of the model each client held when an earlier run last heard of it, by identity."""
+        holders = self.registry.clients(self.model)
+        ours = {version.digest for version in self.registry.versions(self.model)} if holders else set()
+        return {holder.identity: holder.digest for holder in holders if holder.digest in ours}
+
     def cache_info(self) -> CacheInfo:
         """Return the counters of the payload cache."""
         return self._payloads.info()

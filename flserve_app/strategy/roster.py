@@ -1,34 +1,53 @@
-"""Who is there: nodes are greeted once, and remembered by what they answer.
+"""Who is there: nodes are greeted beside the rounds, and remembered by what they answer.
 
 Rules:
 - A node that is met for the first time is greeted: it says who it is and what it holds. One that does not
   know the greeting gets plain arrays, as without flserve.
+- Answers are taken when they come. They are waited for before the first round alone, because the order of clients is
+  that of their identities, and where a node is written to before it was ever greeted: until all have answered, and
+  no longer than the bound, nor than `GRACE_SECONDS` (or `PATIENCE` times what it took till then) after the last.
+- A node that did not answer is unknown: it is not named to the strategy unless there are too few without it, and
+  gets plain arrays if it is written to. It is greeted again in later rounds, more and more seldom.
 - One whose greeting failed is greeted again in later rounds, `GREETINGS` times in all: perhaps it only had a
   bad moment.
-- Two connected nodes of one identity are both served, by their node ids; that is said once.
+- What a node says is bound to it: whose an identity is, see `identities`; what it holds counts as a base only if it
+  was delivered to that identity, in this run or an earlier one, or is the one the operator named: a delta from
+  anything else would tell it what that is.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from logging import INFO, WARNING
+from types import MappingProxyType
 from typing import final
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import NOOP_FLWR_AID
 from flwr.common.logger import log
+from flwr.serverapp import Grid
 
 from flserve_app.client.wire import Answer, Delivery, put_delivery, take_answer
-from flserve_app.errors import DeliveryError
 from flserve_app.fleet import Client, Fleet
+from flserve_app.strategy.greetings import Greetings
+from flserve_app.strategy.identities import Identities, own_name
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
+from flserve_app.text import plain
 
 HELLO_SECONDS = 120.0
+GRACE_SECONDS = 5.0
+PATIENCE = 3.0
 GREETINGS = 3
+MOST_PARTITIONS = 1 << 20
+LAST_GIVEN = 8  # deliveries to one client without an answer that says what became of them
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.5
 
-Send = Callable[[list[Message], float | None], list[Message]]
+NO_HOLDINGS: Mapping[str, str] = MappingProxyType({})
 
 
 @final
@@ -39,106 +58,197 @@ class Roster:
         model: Name of the model they are asked about.
         uplink: Codec name for their updates.
         ledger: Where bytes are counted.
-        send: Sends messages and waits for replies, at most so many seconds.
+        grid: The Grid that carries the greetings.
         base: Digest of an artifact that they are asked to look for; empty for none.
+        earlier: What version of the model each identity held when an earlier run last heard of it.
+        renamed: Called with the names a client had and has, when it has its identity after all.
     """
 
-    def __init__(self, model: str, uplink: str, ledger: Ledger, send: Send, base: str = "") -> None:
+    def __init__(
+        self,
+        model: str,
+        uplink: str,
+        ledger: Ledger,
+        grid: Grid,
+        base: str = "",
+        *,
+        earlier: Mapping[str, str] = NO_HOLDINGS,
+        renamed: Callable[[str, str], None] = lambda before, after: None,
+    ) -> None:
         self._model = model
         self._uplink = uplink
         self._base = base
         self._ledger = ledger
-        self._send = send
-        self._doubtful: dict[int, tuple[int, int]] = {}
-        self._twins: set[str] = set()
+        self._grid = grid
+        self._earlier = earlier
+        self._renamed = renamed
+        self._greetings = Greetings(grid, ledger, self._hello)
+        self._identities = Identities()
+        self._there: frozenset[int] | None = None
+        self._failed: set[int] = set()
+        self._silent: set[int] = set()
+        self._doubted: set[int] = set()
+        self._began: float | None = None
+        self._answered = 0.0
+        self._given: dict[str, tuple[str, ...]] = {}
+        self._claimed: dict[int, tuple[str, ...]] = {}
+        self._partitions: dict[int, int] = {}
         self.fleet = Fleet()
         self.server_round = 0
 
-    def meet(self, node_ids: Iterable[int], timeout: float) -> int:
-        """Greet the nodes that are new, and wait for their answers at most `timeout` seconds.
+    def meet(self, node_ids: Iterable[int], timeout: float = 0.0) -> None:
+        """Greet the nodes that are new, and take the answers that are there.
 
-        Returns:
-            The largest number of partitions that one of them knows of; 0 if none said.
+        Args:
+            node_ids: Nodes that are connected.
+            timeout: The longest to wait for answers, in seconds.
         """
-        listed = list(node_ids)
-        again = self._to_greet_again(listed)
-        new = [*self.fleet.unknown(listed), *again]
-        self._doubtful.update({node_id: (self.server_round, self._doubtful[node_id][1] + 1) for node_id in again})
-        if not new:
-            return 0
-        hellos = [self._hello(node_id) for node_id in new]
-        for hello in hellos:
-            self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
-        partitions = 0
-        for reply in self._send(hellos, timeout):
-            self._ledger.sent("up", payload=0, message=message_bytes(reply), full=0)
-            partitions = max(partitions, self._welcome(reply))
-        silent = self.fleet.unknown(new)
-        self.fleet = self.fleet.put(*(Client(node_id=node_id, identity=f"node-{node_id}") for node_id in silent))
-        if silent:
-            log(WARNING, "flserve: %d of %d nodes did not answer the greeting", len(silent), len(new))
-        self._look_for_twins(listed)
-        return partitions
+        listed = list(dict.fromkeys(node_ids))
+        self._there = None
+        self._take_answers()
+        due = [node_id for node_id in listed if self._is_due(node_id)]
+        if due:
+            self._began = self._began or time.monotonic()
+            self._identities.know(_authenticated(self._grid))
+            self._greetings.send(due, self.server_round)
+            self._take_answers()
+        if timeout > 0:
+            self._wait(self.fleet.unknown(listed), len(listed), timeout)
+
+    def meet_addressed(self, node_ids: Iterable[int], timeout: float) -> None:
+        """Meet nodes that are about to be written to; those that were never greeted are waited for."""
+        listed = list(dict.fromkeys(node_ids))
+        new = any(not self._greetings.times(node_id) for node_id in self.fleet.unknown(listed))
+        self.meet(listed, min(timeout, GRACE_SECONDS) if new else 0.0)
+
+    def partitions(self, node_ids: Iterable[int]) -> int:
+        """Return the number of partitions that most of those nodes that answered know of; 0 if they know no such."""
+        said = [self._partitions[node_id] for node_id in node_ids if node_id in self._partitions]
+        number, sayers = Counter(said).most_common(1)[0] if said else (0, 0)
+        return number if 2 * sayers > len(said) else 0
 
     def heard(self, node_id: int, answer: Answer, version: int | None) -> None:
         """Note who answered and what it holds."""
+        identity = self._bound(node_id, answer.identity)
+        self._claimed[node_id] = answer.held
+        known = {*self.fleet.get(node_id).held, *self._given.get(identity, ()), self._base, self._earlier.get(identity)}
         self.fleet = self.fleet.heard(
             node_id,
-            identity=answer.identity,
-            held=answer.held,
+            identity=identity,
+            held=tuple(digest for digest in answer.held if digest in known),
             version=version,
             server_round=self.server_round,
             takes=answer.capabilities,
             keeps=answer.private,
         )
 
+    def gave(self, node_id: int, digest: str) -> None:
+        """Note that an artifact was delivered to a node: to its identity, which outlives it."""
+        self._note_given(self.fleet.get(node_id).identity, (digest,))
+
+    def claimed(self, node_id: int) -> tuple[str, ...]:
+        """Return all that a node says it holds: good for nothing that could tell it something."""
+        return self._claimed.get(node_id, ())
+
+    def bases(self, node_id: int, target: str) -> tuple[str, ...]:
+        """Return what a delivery of a target may build on: what the client says is the target is sent nothing."""
+        held = self.fleet.get(node_id).held
+        return (target, *held) if target in self.claimed(node_id) and target not in held else held
+
     def takes_no_more(self, node_id: int, what: str) -> None:
         """Note that a client cannot be sent something that it said it could."""
         self.fleet = self.fleet.takes_no_more(node_id, what)
 
-    def doubt(self, node_id: int) -> None:
-        """Forget a node that failed and was never heard of, so that it is greeted when it is next needed."""
-        self.fleet = self.fleet.without(node_id)
+    def _is_due(self, node_id: int) -> bool:
+        if node_id in self.fleet.clients:
+            again = node_id in self._failed and self._greetings.times(node_id) < GREETINGS
+            return again and self._greetings.due(node_id, self.server_round)
+        return self._greetings.due(node_id, self.server_round)
 
-    def _to_greet_again(self, node_ids: list[int]) -> list[int]:
-        return [
-            node_id
-            for node_id in node_ids
-            if node_id in self._doubtful
-            and self._doubtful[node_id][0] < self.server_round
-            and self._doubtful[node_id][1] < GREETINGS
-        ]
+    def _wait(self, unknown: Iterable[int], of: int, timeout: float) -> None:
+        waiting = set(unknown)
+        started = now = time.monotonic()
+        pause = FIRST_PAUSE
+        while waiting and now - started < timeout and not (len(waiting) < of and self._is_quiet(started, now)):
+            time.sleep(min(pause, max(0.0, started + timeout - now)))
+            answered = self._take_answers()
+            waiting -= answered
+            pause = FIRST_PAUSE if answered else min(2 * pause, LONGEST_PAUSE)
+            now = time.monotonic()
+        self._ledger.spent("wait", now - started)
+        if waiting - self._silent:
+            log(WARNING, "flserve: %d of %d nodes did not answer the greeting", len(waiting), of)
+            self._silent |= waiting
+
+    def _is_quiet(self, started: float, now: float) -> bool:
+        """Whether those that answer have answered, as far as one can tell: nothing came for long."""
+        took = 0.0 if self._began is None else self._answered - self._began
+        return now - max(started, self._answered) >= max(GRACE_SECONDS, PATIENCE * took)
+
+    def _take_answers(self) -> set[int]:
+        answered = set()
+        for node_id, reply in self._greetings.answers():
+            answered.add(node_id)
+            self._answered = time.monotonic()
+            self._welcome(node_id, reply)
+        return answered
 
     def _hello(self, node_id: int) -> Message:
         content = RecordDict()
         put_delivery(content, Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base))
         return Message(content, dst_node_id=node_id, message_type="train")
 
-    def _welcome(self, reply: Message) -> int:
-        node_id = reply.metadata.src_node_id
+    def _welcome(self, node_id: int, reply: Message) -> None:
         try:
+            self._ledger.sent("up", payload=0, message=message_bytes(reply), full=0)
             answer = take_answer(RecordDict(dict(reply.content))) if reply.has_content() else None
-        except DeliveryError as error:
-            log(WARNING, "flserve: node %d gets plain arrays: %s", node_id, error)
+        except Exception as error:  # noqa: BLE001 whatever one node answers is that node's failure
+            log(WARNING, "flserve: node %d gets plain arrays: %s", node_id, plain(error))
             answer = None
         if answer is None:
             self._take_for_plain(node_id, failed=reply.has_error())
-            return 0
-        self._doubtful.pop(node_id, None)
+            return
+        self._failed.discard(node_id)
+        self._partitions[node_id] = answer.partitions if 0 < answer.partitions <= MOST_PARTITIONS else 0
         self.heard(node_id, answer, None)
-        return answer.partitions
 
     def _take_for_plain(self, node_id: int, *, failed: bool) -> None:
-        if node_id not in self._doubtful:
+        if node_id not in self._failed:
             log(INFO, "flserve: node %d has no versioned_mod and gets plain arrays", node_id)
-            if failed:
-                self._doubtful[node_id] = (self.server_round, 1)
-        known = self.fleet.clients.get(node_id, Client(node_id=node_id, identity=f"node-{node_id}"))
+        if failed:
+            self._failed.add(node_id)
+        self._partitions[node_id] = 0
+        known = self.fleet.clients.get(node_id, Client(node_id=node_id, identity=own_name(node_id)))
         self.fleet = self.fleet.put(replace(known, versioned=False))
 
-    def _look_for_twins(self, node_ids: list[int]) -> None:
-        counted = Counter(self.fleet.get(node_id).identity for node_id in node_ids)
-        for identity, nodes in sorted(counted.items()):
-            if nodes > 1 and identity not in self._twins:
-                self._twins.add(identity)
-                log(WARNING, "flserve: %d connected nodes say they are %s; each is served by itself", nodes, identity)
+    def _bound(self, node_id: int, said: str) -> str:
+        """Return what a node goes by; one line in the log for one that does not go by what it says."""
+        name = self._identities.said(node_id, said, self._connected)
+        if name.why and node_id not in self._doubted:
+            self._doubted.add(node_id)
+            log(WARNING, "flserve: node %d says it is %s, %s: it is %s", node_id, said, name.why, name.identity)
+        before = self.fleet.clients.get(node_id)
+        if before is not None and before.identity != name.identity:
+            log(INFO, "flserve: %s is %s from now on", before.identity, name.identity)
+            if before.identity == own_name(node_id):
+                self._note_given(name.identity, self._given.pop(before.identity, ()))
+                self._renamed(before.identity, name.identity)
+        return name.identity
+
+    def _note_given(self, identity: str, digests: tuple[str, ...]) -> None:
+        before = (digest for digest in self._given.get(identity, ()) if digest not in digests)
+        self._given[identity] = (*before, *digests)[-LAST_GIVEN:]
+
+    def _connected(self) -> frozenset[int]:
+        if self._there is None:
+            self._there = frozenset(self._grid.get_node_ids())
+        return self._there
+
+
+def _authenticated(grid: Grid) -> dict[int, bytes]:
+    """Return the keys that the operator registered, by node; none where the Grid does not say."""
+    try:
+        registered = [node for node in grid.get_nodes() if node.public_key and node.owner_aid != NOOP_FLWR_AID]
+        return {node.node_id: node.public_key for node in registered}
+    except Exception:  # noqa: BLE001 a Grid of somebody's own need not know: identities then belong to nodes
+        return {}

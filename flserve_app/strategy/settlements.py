@@ -4,7 +4,8 @@ A client keeps what rounding left out of an update as pending until it knows. Ru
 - An update is aggregated if it was given to the inner strategy and the round's version is published.
 - A client is told with every delivery until it answered one: it then knows.
 - What is still to be told is committed with the version: a run that is resumed tells it.
-- Clients are known by their identities, as node ids change from run to run.
+- Clients are known by their identities, as node ids change from run to run: by those that are theirs (see
+  `identities`), whatever an answer says.
 """
 
 from __future__ import annotations
@@ -66,6 +67,15 @@ class Settlements:
             self._untold[identity] = left
         else:
             self._untold.pop(identity, None)
+
+    def renamed(self, before: str, after: str) -> None:
+        """Note that a client has another identity than it went by."""
+        self._taken = {
+            key: (reply, after if identity == before else identity, update)
+            for key, (reply, identity, update) in self._taken.items()
+        }
+        if before in self._untold:
+            self._untold[after] = (*self.untold(after), *self._untold.pop(before))[-MOST:]
 
     def attached(self, state: State | None) -> State | None:
         """Return a strategy's state with what is still to be told; as it is if that is nothing."""

@@ -40,6 +40,7 @@ from flserve_app.registry import Registry
 from flserve_app.store import Holder, Serving, Version
 from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.identities import own_name
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
@@ -265,13 +266,16 @@ class VersionedStrategy(Strategy):
         return artifact
 
     def _record_clients(self) -> None:
-        """Record who holds what, once a round: what the fleet may still build on is kept."""
+        """Record who holds what, once a round: what the fleet may still build on is kept.
+
+        A client without an identity of its own goes by its node, whose id is another one in every run.
+        """
         if self._grid is None:
             return
         holders = [
             Holder(identity=each.identity, digest=each.held[0], number=each.version, round=each.last_round)
             for each in self._grid.fleet.clients.values()
-            if each.held and each.last_round == self._grid.server_round
+            if each.held and each.last_round == self._grid.server_round and each.identity != own_name(each.node_id)
         ]
         self.registry.saw_clients(self._publisher.model, holders)
 

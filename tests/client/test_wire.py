@@ -7,6 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flserve_app.client.fields import MAX_SECONDS
 from flserve_app.client.wire import (
     MAX_HELD,
     MAX_REASON,
@@ -51,7 +52,7 @@ deliveries = st.builds(
 answers = st.builds(
     Answer,
     status=st.sampled_from(["hello", "ok", "nack"]),
-    identity=st.from_regex(r"[A-Za-z0-9_.-]{1,128}", fullmatch=True),
+    identity=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", fullmatch=True),
     partitions=st.integers(0, 2**62),
     held=st.lists(digests, max_size=5).map(tuple),
     capabilities=st.lists(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,31}", fullmatch=True), max_size=5).map(tuple),
@@ -174,7 +175,10 @@ def check(take, record):
         ({"status": "fine"}, "status is 'fine', expected 'hello', 'ok' or 'nack'"),
         ({"status": 1}, "status is a int, expected a str"),
         ({"identity": ""}, "identity '' is not 1 to 128"),
-        ({"identity": "a\nb"}, "identity 'a\\nb' is not 1 to 128"),
+        ({"identity": "a\nb"}, "identity 'a b' is not 1 to 128"),
+        ({"identity": "-x"}, "identity '-x' is not 1 to 128 letters"),
+        ({"identity": "a\x1b[2J"}, "identity 'a' is not 1 to 128"),
+        ({"partitions": 1 << 70}, "partitions has more than 64 bits"),
         ({"identity": "x" * 129}, "is not 1 to 128 letters"),
         ({"partitions": True}, "partitions is a bool, expected an int"),
         ({"partitions": float("inf")}, "partitions is a float, expected an int"),
@@ -225,8 +229,8 @@ def test_an_unknown_action_is_refused():
 
 def test_a_reason_stays_in_one_line():
     content = RecordDict()
-    put_answer(content, Answer(status="nack", identity="a", reason="first\nsecond\r\x1b third"))
-    assert take_answer(content).reason == "first second \x1b third"
+    put_answer(content, Answer(status="nack", identity="a", reason="first\nsecond\r\x1b[2J third\u202e"))
+    assert take_answer(content).reason == "first second third"
 
 
 @pytest.mark.parametrize(
@@ -247,3 +251,24 @@ def test_records_of_another_kind_are_refused(records, message):
     content.update(records)
     with pytest.raises(DeliveryError, match=re.escape(message)):
         take_delivery(content)
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (0.25, 0.25),
+        (3, 3.0),
+        (-1e9, 0.0),
+        (float("nan"), 0.0),
+        (float("inf"), MAX_SECONDS),
+        (float("-inf"), 0.0),
+        (1 << 62, MAX_SECONDS),
+        (10**400, MAX_SECONDS),
+    ],
+)
+@pytest.mark.parametrize("key", ["fetch_s", "train_s", "encode_s"])
+def test_a_duration_is_one_whatever_is_said(key, said, taken):
+    record = ConfigRecord({"protocol": 1, "status": "ok", "identity": "a", key: said})
+    answer = take_answer(RecordDict({RECORD: record}))
+    found = {"fetch_s": answer.fetch_seconds, "train_s": answer.train_seconds, "encode_s": answer.encode_seconds}
+    assert found == {"fetch_s": 0.0, "train_s": 0.0, "encode_s": 0.0, key: taken}

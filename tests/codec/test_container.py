@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from flserve_app.artifact import Artifact, TensorSpec
-from flserve_app.codec import decode, encode, inspect
+from flserve_app.codec import container, decode, encode, inspect
 from flserve_app.codec.container import Header, seal, unseal, write_content, write_record
 from flserve_app.codec.frames import compress
 from flserve_app.codec.ops import PLANES, PLANES_DELTA, RAW, SAME
@@ -148,6 +148,23 @@ def test_more_tensors_than_allowed_are_refused():
     made = b"FLSV\x01\x02\x01" + bytes(32) + varint(0) + varint((1 << 16) + 1) + bytes(4)
     with pytest.raises(CodecError, match="65537 tensors"):
         decode(reseal(made))
+
+
+@pytest.mark.parametrize("rank", [1, 32])
+def test_what_declares_more_than_the_caller_takes_is_refused_before_a_tensor_is_looked_at(monkeypatch, rank):
+    specs = tuple(TensorSpec(f"{number:x}", "uint8", (0, *(1,) * (rank - 1))) for number in range(65))
+    made = payload(*[write_record(RAW, [])] * 65, specs=specs)
+    large = payload(write_record(RAW, [bytes(256)]))
+    monkeypatch.setattr(container, "_read_spec", lambda reader: pytest.fail("a tensor was looked at"))
+    with pytest.raises(CodecError, match="payload has 65 tensors, at most 64 are allowed"):
+        decode(made, max_tensors=64)
+    with pytest.raises(CodecError, match="payload declares 256 bytes, at most 255 are accepted"):
+        decode(large, max_bytes=255)
+
+
+def test_as_many_as_the_caller_takes_are_taken():
+    artifact = Artifact({f"{number:x}": np.zeros((0, 3), "u1") for number in range(64)})
+    assert decode(encode(artifact, None, "lossless"), max_tensors=64, max_bytes=0) == artifact
 
 
 def test_tebibyte_claimed_by_a_few_bytes_is_not_allocated():

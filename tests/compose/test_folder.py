@@ -14,7 +14,6 @@ from flserve_app.compose.folder import RunFolder, project_outputs
 from flserve_app.errors import ConfigError, Conflict, StoreError
 from flserve_app.strategy import RoundRow
 
-
 CONFIG = {"resume": False, "model_name": None, "store": None, "task": {"name": "t"}, "model": {"name": "m"}, "seed": 1}
 RESUMED = {**CONFIG, "resume": True, "seed": 2}
 ROW = RoundRow(round=0, version=0, digest="d")

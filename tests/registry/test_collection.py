@@ -6,6 +6,7 @@ import pytest
 
 from flserve_app.errors import CorruptBlob, NotFound
 from flserve_app.registry import Holder, Registry, Retention, collect
+from flserve_app.registry.retention import MOST_HELD
 from flserve_app.store import DirBlobs, Labels
 from tests.registry.samples import drifting, unrelated
 
@@ -81,6 +82,26 @@ def test_labels_and_live_clients_hold_on(registry):
     done = collect(registry, Retention(keep=1))
     assert (content_of(registry), done.keyframes) == ([2, 5, 9], 3)
     assert [registry.load(registry.versions("m")[number]) for number in (2, 5, 9)] == [artifacts[n] for n in (2, 5, 9)]
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_whatever_a_thousand_identities_say_to_hold_the_store_is_no_larger_after(place, registry, now, keep):
+    artifacts = drifting(60)
+    publish(registry, artifacts)
+    said = [Holder(identity=f"x{at}", digest=artifacts[at % 60].digest, number=at % 60, round=1) for at in range(1000)]
+    registry.saw_clients("m", said)
+
+    def size():
+        return sum(path.stat().st_size for path in (place / "store" / "blobs").rglob("*") if path.is_file())
+
+    before = size()
+    for _ in range(3):
+        done = collect(registry, Retention(keep=keep))
+        assert size() <= before
+        before = size()
+    assert done.kept <= max(keep, 1) + MOST_HELD
+    for number in content_of(registry):
+        assert registry.load(registry.versions("m")[number]) == artifacts[number]
 
 
 def test_clients_unseen_for_long_are_forgotten(registry, clock):

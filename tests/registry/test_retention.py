@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.registry import Retention, cheapest_chain
-from flserve_app.registry.retention import forgotten_clients, kept_digests, removal, stranded
+from flserve_app.registry.retention import MOST_HELD, forgotten_clients, kept_digests, removal, stranded
 from flserve_app.store import Edge, Holder, Inventory, State, Version
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -100,6 +101,47 @@ def test_what_a_live_client_holds_stays():
     assert kept(store, keep=1) == [3, 9]
     assert kept(store, keep=1, forget_clients=40 * DAY) == [3, 5, 9]
     assert forgotten_clients(store, Retention(), NOON) == (("m", "b"),)
+
+
+def test_what_another_models_client_says_to_hold_does_not_stay():
+    store = inventory()
+    foreign = replace(store, holders=(("other", holder(3)), ("m", holder(77, identity="b"))))
+    assert kept(foreign, keep=1) == [9]
+
+
+def test_so_many_stay_for_clients_at_most_those_first_that_most_hold():
+    many = [version(number, number) for number in range(60)]
+    made = [edge(None, number) for number in range(60)]
+    holders = [holder(number, identity=f"x{number}") for number in range(50)]
+    store = inventory(many, made, labels={"latest": 59}, holders=[*holders, holder(0, identity="y")])
+    assert kept(store, keep=1) == sorted({59, 0, *range(50 - MOST_HELD + 1, 50)})
+
+
+@pytest.mark.parametrize("copy", [1, 3, 30])
+def test_a_copy_for_a_client_stays_only_as_long_as_more_goes(copy):
+    """Whatever clients say to hold, the store is not larger after than before."""
+    edges = [edge(None, 0, copy), *(edge(number - 1, number) for number in range(1, 10))]
+    holders = [holder(number, identity=f"x{number}") for number in range(1, 9)]
+    store = inventory(edges=edges, holders=holders)
+    digests = kept_digests(store, Retention(keep=1), NOON)
+    keyframes = [edge(None, int(one, 16), copy) for one in stranded(digests, store)]
+    done = removal(store, Retention(keep=1), NOON, keyframes)
+    before = sum(one.nbytes for one in edges)
+    after = before - sum(one.nbytes for one in done.edges) + sum(one.nbytes for one in done.keyframes)
+    alone = kept_digests(replace(store, holders=()), Retention(keep=1), NOON)
+    assert after <= max(before, copy)
+    assert alone <= digests
+
+
+def test_copies_that_came_out_larger_than_thought_are_not_kept():
+    """The first version, of zeros, took a byte."""
+    edges = [edge(None, 0, 1), *(edge(number - 1, number, 20) for number in range(1, 10))]
+    holders = [holder(number, identity=f"x{number}") for number in (2, 4, 6)]
+    store = inventory(edges=edges, holders=holders)
+    digests = kept_digests(store, Retention(keep=1), NOON)
+    keyframes = [edge(None, int(one, 16), 100) for one in stranded(digests, store)]
+    done = removal(store, Retention(keep=1), NOON, keyframes)
+    assert sum(one.nbytes for one in done.keyframes) <= sum(one.nbytes for one in done.edges)
 
 
 def test_the_newest_are_counted_for_each_model():

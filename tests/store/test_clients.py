@@ -47,6 +47,19 @@ def test_what_is_not_plain_is_refused_and_nothing_recorded(clients, strange):
     assert clients.of("m") == ()
 
 
+def test_of_too_many_those_unseen_the_longest_go(place):
+    database = Database.at(place / "catalog.sqlite")
+    clients = Clients(database, most=3)
+    clients.saw("other", [holder("z")], now=NOON)
+    for minute in range(6):
+        clients.saw("m", [holder(f"x{minute}", seen=None)], now=NOON + timedelta(minutes=minute))
+    clients.saw("m", [holder("x3", seen=None)], now=NOON + timedelta(minutes=9))
+    clients.saw("m", [holder("y", seen=None)], now=NOON + timedelta(minutes=10))
+    assert [client.identity for client in clients.of("m")] == ["x3", "x5", "y"]
+    assert [client.identity for client in clients.of("other")] == ["z"]
+    database.close()
+
+
 def test_a_large_round_is_one_transaction(clients):
     clients.saw("m", [holder(f"partition-{number}") for number in range(3000)], now=NOON)
     clients.saw("m", [holder(f"partition-{number}", TWO) for number in range(3000)], now=NOON)

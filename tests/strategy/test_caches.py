@@ -2,7 +2,7 @@
 
 import pytest
 
-from flserve_app.client.held import STATE_BYTES
+from flserve_app.client.held import STATE_BYTES, Held
 from flserve_app.client.records import to_record
 from flserve_app.errors import FlserveError
 from flserve_app.strategy import VersionedStrategy
@@ -20,6 +20,10 @@ def blobs(tmp_path):
     return sorted(path.name for path in (tmp_path / "cache" / "blobs").iterdir())
 
 
+def kept(context, model=""):
+    return Held(context).digests(model)
+
+
 def test_virtual_nodes_share_one_blob_and_superseded_ones_go(tmp_path):
     run = federate(tmp_path / "s", grid=fleet(tmp_path), inner=fedavg(3, 3, 3))
     assert blobs(tmp_path) == [run.digest]
@@ -29,8 +33,7 @@ def test_virtual_nodes_share_one_blob_and_superseded_ones_go(tmp_path):
         "partition-2",
     ]
     some = federate(tmp_path / "t", grid=fleet(tmp_path, run_id=2), inner=fedavg(3, 1), rounds=4, seed=1)
-    held = {client.held for client in some.strategy._grid.fleet.clients.values()}
-    assert len(blobs(tmp_path)) == len({digest for digests in held for digest in digests})
+    assert blobs(tmp_path) == sorted({digest for context in some.grid.contexts.values() for digest in kept(context)})
 
 
 def test_a_second_run_goes_on_from_what_clients_hold(tmp_path):
@@ -53,15 +56,16 @@ def test_a_run_with_a_store_of_its_own_does_not_know_what_clients_hold(tmp_path)
     assert same.rows[1].plans == {"none": 3}
 
 
-def test_another_model_of_the_store_is_a_base(tmp_path):
+def test_another_model_of_the_store_is_no_base(tmp_path):
+    """Whoever says to hold it would be told the difference: the operator has to name it (`base_version`)."""
     federate(tmp_path / "s", grid=fleet(tmp_path), rounds=2, model_name="a").registry.close()
     other = federate(tmp_path / "s", grid=fleet(tmp_path, run_id=2), initial=small_arrays(5), rounds=1, model_name="b")
-    assert other.rows[1].plans == {"delta": 3}
+    assert other.rows[1].plans == {"full": 3}
     other.registry.close()
     for run_id, name in ((3, "a"), (4, "b")):
         again = federate(tmp_path / "s", grid=fleet(tmp_path, run_id), rounds=4, model_name=name, resume=True)
         digests = {version.digest for version in again.registry.versions(name)}
-        held = [client.held for client in again.strategy._grid.fleet.clients.values()]
+        held = [kept(context, name) for context in again.grid.contexts.values()]
         assert all(len(both) == 2 for both in held)
         assert all(both[0] in digests for both in held), "the best base for a model is a version of it"
         again.registry.close()

@@ -94,7 +94,7 @@ def test_slow_reading_costs_no_reply_that_is_there(flower):
 
 
 def test_nothing_to_send_is_nothing_to_wait_for(flower):
-    assert Exchange(flower[0], Ledger()).all_replies([], None) == []
+    assert list(Exchange(flower[0], Ledger()).replies([], None)) == []
 
 
 def test_another_grid_is_asked_as_flower_asks_it():
@@ -108,6 +108,6 @@ def test_another_grid_is_asked_as_flower_asks_it():
 
     grid = FleetGrid(app, 2)
     ledger = Ledger()
-    assert len(Exchange(grid, ledger).all_replies(ask(grid.get_node_ids()), 7.0)) == 2
+    assert len(list(Exchange(grid, ledger).replies(ask(grid.get_node_ids()), 7.0))) == 2
     assert grid.timeouts == [7.0]
     assert ledger.take()["wait_seconds"] > 0

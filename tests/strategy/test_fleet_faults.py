@@ -11,6 +11,7 @@ from flserve_app.client import versioned_mod
 from flserve_app.client.wire import RECORD
 from flserve_app.errors import DeliveryError, StoreError
 from flserve_app.registry import Registry
+from flserve_app.strategy.identities import HINT
 from flserve_app.strategy.roster import GREETINGS
 from tests.apps import numpy_app
 from tests.fleet import FleetGrid
@@ -23,7 +24,7 @@ def lines(caplog, text):
     return [record.getMessage() for record in caplog.records if text in record.getMessage()]
 
 
-def test_two_nodes_of_one_identity_are_both_served_and_named_once(tmp_path, caplog):
+def test_of_two_nodes_of_one_identity_the_second_goes_by_its_node_and_that_is_said_once(tmp_path, caplog):
     def run(place, first_id):
         grid = FleetGrid(app=numpy_app(), size=4, first_id=first_id)
         grid.contexts[grid.node_id(3)].node_config["partition-id"] = 1
@@ -34,8 +35,13 @@ def test_two_nodes_of_one_identity_are_both_served_and_named_once(tmp_path, capl
     one = run("a", 104729)
     assert [row.clients for row in one.rows[2:]] == [4, 4]
     assert one.total("failures") == one.plans().get("resend", 0) == 0
-    said = "flserve: 2 connected nodes say they are partition-1; each is served by itself"
-    assert lines(caplog, "connected nodes say") == [said]
+    twins = {one.grid.node_id(1), one.grid.node_id(3)}
+    (said,) = lines(caplog, "says it is partition-1")
+    second = int(said.split()[2])
+    (first,) = twins - {second}
+    assert said == (
+        f"flserve: node {second} says it is partition-1, which node {first} said first ({HINT}): it is node-{second}"
+    )
     assert run("b", 7).digest == one.digest
     assert [holder.identity for holder in one.registry.clients("model")] == [f"partition-{at}" for at in (0, 1, 2)]
 

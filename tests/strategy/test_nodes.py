@@ -74,6 +74,21 @@ def test_a_federation_that_is_too_small_is_told_at_once(versioned):
     assert time.monotonic() - started < 5
 
 
+def test_a_node_that_says_it_is_alone_does_not_end_a_run_whose_others_are_on_their_way(versioned):
+    grid = Arriving(app=numpy_app(), size=4)
+    for context in grid.contexts.values():
+        context.node_config["num-partitions"] = 1
+    assert len(wait_for_nodes(versioned(grid), 4, 5.0)) == 4
+
+
+def test_too_few_that_say_so_are_told_how_to_go_on(versioned):
+    grid = FleetGrid(app=numpy_app(), size=1)
+    with pytest.raises(
+        DeliveryError, match=r"3 clients are expected, 1 connected within 0 s, the federation has 1: run"
+    ):
+        wait_for_nodes(versioned(grid), 3, 0.05)
+
+
 def test_nodes_are_counted_once_their_number_stands_still():
     assert count_nodes(Arriving(app=numpy_app(), size=4), 5.0) == 4
 

@@ -55,6 +55,16 @@ def test_it_is_told_until_it_is_known(settlements):
     assert settlements.attached(STATE) is STATE
 
 
+def test_who_has_its_identity_after_all_is_told_what_it_was_owed_before(settlements):
+    aggregated(settlements, "node-7", A)
+    aggregated(settlements, "x", B)
+    pending = reply()
+    settlements.took(pending, "node-7", C)
+    settlements.renamed("node-7", "x")
+    settlements.aggregated([pending])
+    assert (settlements.untold("x"), settlements.untold("node-7")) == ((B, A, C), ())
+
+
 def test_a_client_that_never_answers_costs_a_bounded_list(settlements):
     updates = [f"{number:064x}" for number in range(MOST + 3)]
     aggregated(settlements, "x", *updates)

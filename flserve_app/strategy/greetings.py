@@ -1,0 +1,70 @@
+"""Greetings on their way: sent at once, answered whenever it may be.
+
+Nobody has to wait for an answer: what is there is taken. A Grid is asked by message ids, as every Grid can be, so
+that an answer that comes rounds later is still that node's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from flserve_app.strategy.ledger import Ledger
+from flserve_app.strategy.message_size import message_bytes
+
+LONGEST_GAP = 16  # rounds between two greetings of a node that answers none
+
+
+@final
+class Greetings:
+    """Sends greetings, each node's at most once a round, and hands out the answers.
+
+    Args:
+        grid: The Grid that carries them.
+        ledger: Where bytes are counted.
+        hello: Makes the greeting of a node.
+    """
+
+    def __init__(self, grid: Grid, ledger: Ledger, hello: Callable[[int], Message]) -> None:
+        self._grid = grid
+        self._ledger = ledger
+        self._hello = hello
+        self._open: dict[str, tuple[int, int]] = {}
+        self._sent: dict[int, tuple[int, int]] = {}
+
+    def due(self, node_id: int, server_round: int) -> bool:
+        """Whether a node is to be greeted: it was not yet, or not for 1, 2, 4, ... rounds."""
+        last, times = self._sent.get(node_id, (server_round, 0))
+        return times == 0 or server_round - last >= min(1 << (times - 1), LONGEST_GAP)
+
+    def times(self, node_id: int) -> int:
+        """Return how often a node was greeted."""
+        return self._sent.get(node_id, (0, 0))[1]
+
+    def send(self, node_ids: Sequence[int], server_round: int) -> None:
+        """Greet nodes."""
+        self._open = {key: sent for key, sent in self._open.items() if server_round - sent[1] <= LONGEST_GAP}
+        if not node_ids:
+            return
+        hellos = [self._hello(node_id) for node_id in node_ids]
+        for node_id, hello in zip(node_ids, hellos, strict=True):
+            self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
+            self._sent[node_id] = (server_round, self.times(node_id) + 1)
+        # A Grid names what it could send in the order of the messages, and leaves gaps.
+        for node_id, name in zip(node_ids, self._grid.push_messages(hellos), strict=False):
+            if name:
+                self._open[name] = (node_id, server_round)
+
+    def answers(self) -> list[tuple[int, Message]]:
+        """Return the answers that have come, each with the node that was greeted; each is handed out once."""
+        if not self._open:
+            return []
+        found = []
+        for reply in self._grid.pull_messages(list(self._open)):
+            asked = self._open.pop(reply.metadata.reply_to_message_id, None)
+            if asked is not None:
+                found.append((asked[0], reply))
+        return found
