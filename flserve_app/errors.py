@@ -58,5 +58,9 @@ class DeliveryError(FlserveError):
     """A message between server and client that does not follow the delivery protocol."""
 
 
+class AggregateError(FlserveError):
+    """Replies that no next version can be made of."""
+
+
 class TaskError(FlserveError):
     """A task, data set or model that cannot be built as asked."""

@@ -154,8 +154,8 @@ def write_content(side: bytes, bodies: Sequence[bytes]) -> list[bytes]:
     return [varint(len(side)), side, b"".join(varint(len(body)) for body in bodies[:-1]), *bodies]
 
 
-def read_header(reader: Reader) -> Header:
-    """Read the header, from the flags on.
+def read_header(reader: Reader, max_tensors: int = MAX_TENSORS) -> Header:
+    """Read the header, from the flags on; of more tensors than `max_tensors`, none is looked at.
 
     Raises:
         CodecError: If it is not as the format says.
@@ -166,8 +166,8 @@ def read_header(reader: Reader) -> Header:
     target = reader.take(32).hex()
     base = reader.take(32).hex() if flags & _HAS_BASE else None
     nbytes, count = reader.varint(), reader.varint()
-    if count > MAX_TENSORS:
-        raise CodecError(f"payload has {count} tensors, at most {MAX_TENSORS} are allowed")
+    if count > min(max_tensors, MAX_TENSORS):
+        raise CodecError(f"payload has {count} tensors, at most {min(max_tensors, MAX_TENSORS)} are allowed")
     specs = _read_specs(reader, count) if flags & _HAS_STRUCTURE else None
     return Header(codec=codec, target=target, base=base, nbytes=nbytes, count=count, specs=specs)
 

@@ -10,6 +10,7 @@ import numpy as np
 from flserve_app.artifact import Artifact, DType, TensorSpec, byte_view, dtype_named
 from flserve_app.artifact.artifact import NDArray
 from flserve_app.artifact.digest import FillingDigest
+from flserve_app.artifact.manifest import MAX_TENSORS
 from flserve_app.artifact.threads import each
 from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
 from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
@@ -21,7 +22,11 @@ _RAW_WORDS = 1 << 18  # copied in pieces, over all cores
 
 
 def decode(
-    payload: bytes | memoryview, base: Artifact | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
+    payload: bytes | memoryview,
+    base: Artifact | None = None,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    max_tensors: int = MAX_TENSORS,
 ) -> Artifact:
     """Return the artifact that a payload leads to, bit for bit.
 
@@ -29,6 +34,7 @@ def decode(
         payload: What `encode` gave.
         base: The artifact it was made against; not looked at if it needs none.
         max_bytes: Largest artifact to be accepted, in bytes of its tensors.
+        max_tensors: Most tensors of an artifact to be accepted.
 
     Raises:
         CodecError: If the payload is damaged, not as the format says, or too large.
@@ -36,7 +42,7 @@ def decode(
         DigestMismatch: If what it leads to is not what it says.
     """
     reader = unseal(memoryview(payload).cast("B"))
-    header = read_header(reader)
+    header = read_header(reader, max_tensors)
     held = _held(header, base)
     specs = _specs(header, held, max_bytes)
     records = read_records(reader, len(specs))
