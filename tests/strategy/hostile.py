@@ -1,6 +1,6 @@
 """Replies that a client should not give, as a table: add a row, and it is thrown at every strategy.
 
-A row changes one honest reply (`Message` with an ArrayRecord `arrays` of w, b, n and a MetricRecord `metrics`) in place.
+A row changes one honest reply in place: a Message with an ArrayRecord `arrays` of w, b, n and a MetricRecord `metrics`.
 What is expected of a round with it:
 - `meant` is None: it is as if the client had not answered;
 - else as if the client had given the honest reply that `meant` makes (by default the one it began with).
@@ -33,6 +33,7 @@ class Hostile:
         change: Changes a reply in place; may return another one.
         meant: As in the module's text.
         reads: A metric that is odd: where a strategy reads it, the reply is left out.
+        mod_refuses: Whether the mod cannot send it, so that it is left out under it.
         whole: Whether it is the message that is odd, so that no app can give it from under a mod.
     """
 
@@ -40,6 +41,7 @@ class Hostile:
     change: Change
     meant: Change | None = honest
     reads: str = ""
+    mod_refuses: bool = False
     whole: bool = False
 
 
@@ -192,7 +194,7 @@ RECORDS = (
     Hostile("nothing odd", honest),
     Hostile("arrays under another key", keys(arrays="weights")),
     Hostile("arrays under a key with escapes", keys(arrays=ESC)),
-    Hostile("arrays under an empty key", keys(arrays="")),
+    Hostile("arrays under an empty key", keys(arrays=""), mod_refuses=True),
     Hostile("metrics under another key", keys(metrics="numbers")),
     Hostile("metrics under a key that sorts first", keys(metrics="!")),
     Hostile("all under other keys", keys(metrics="x", arrays="y")),
@@ -239,7 +241,7 @@ DTYPES = (
     Hostile("a counter of 2**63", arrays(n=2.0**63), OUT),
     Hostile("a counter of 2**64 - 1", arrays(n=np.uint64(2**64 - 1)), OUT),
     Hostile("a counter that is text", arrays(n=np.asarray("3")), OUT),
-    Hostile("floats out of float32", each(w=lambda w: w + 1e300), OUT),
+    Hostile("floats out of float32", each(w=lambda w: w + np.float64(1e300)), OUT),
     Hostile("NaN", each(w=lambda w: w * F4(np.nan)), OUT),
     Hostile("one infinity", each(b=lambda b: np.append(b[1:], F4(np.inf))), OUT),
     Hostile("minus infinity in float64", each(b=lambda b: np.append(b[1:], -np.inf)), OUT),
