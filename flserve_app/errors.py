@@ -58,6 +58,10 @@ class DeliveryError(FlserveError):
     """A message between server and client that does not follow the delivery protocol."""
 
 
+class AggregateError(FlserveError):
+    """Replies that no next version can be made of."""
+
+
 class Interrupted(FlserveError):
     """A run that was told to stop, in a thread that no signal reaches."""
 

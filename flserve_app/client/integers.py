@@ -7,7 +7,7 @@ after, in their place. A record without any is handed on as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -23,9 +23,9 @@ def is_integer(array: Array) -> bool:
     return np.dtype(array.dtype).kind in "biu"
 
 
-def split(record: ArrayRecord) -> tuple[ArrayRecord, dict[str, Array]]:
-    """Return a record of the floating tensors, and the integer tensors by name."""
-    integers = {name: array for name, array in record.items() if is_integer(array)}
+def split(record: ArrayRecord, names: Container[str] = ()) -> tuple[ArrayRecord, dict[str, Array]]:
+    """Return a record of the floating tensors, and the integer tensors by name; `names` are integer ones anyway."""
+    integers = {name: array for name, array in record.items() if name in names or is_integer(array)}
     if not integers:
         return record, integers
     return record_of({name: array for name, array in record.items() if name not in integers}), integers

@@ -8,17 +8,18 @@ for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from io import BytesIO
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from flserve_app.artifact import Artifact, TensorSpec, bfloat16
+from flserve_app.artifact.npy_header import read_npy_header
 from flserve_app.client.tensor_array import NUMPY_STYPE, TensorArray
 from flserve_app.errors import ArtifactError
+from flserve_app.text import plain
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -81,15 +82,12 @@ def read_array(name: str, array: Array) -> NDArray:
     if isinstance(array, TensorArray):
         return array.values
     if array.stype != NUMPY_STYPE:
-        raise ArtifactError(f"array {name!r}: serialised as {array.stype!r}, expected {NUMPY_STYPE!r}")
-    head = BytesIO(array.data[:65536])
+        raise ArtifactError(f"array {name!r}: serialised as {plain(array.stype, 40)!r}, expected {NUMPY_STYPE!r}")
     try:
-        version = np.lib.format.read_magic(head)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(head)
-        if dtype.hasobject:
-            raise ArtifactError(f"array {name!r}: object arrays are not allowed")
-        flat = np.frombuffer(array.data, dtype=dtype, offset=head.tell())
-        return flat.reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError, OverflowError, TokenError) as error:
+        header = read_npy_header(array.data)
+        flat = np.frombuffer(array.data, dtype=header.dtype, offset=header.offset)
+        if flat.size != math.prod(header.shape):
+            raise ArtifactError(f"{flat.size} numbers follow, expected those of shape {header.shape}")
+        return flat.reshape(header.shape, order="F" if header.fortran else "C")
+    except (ArtifactError, ValueError, TypeError, OverflowError) as error:
         raise ArtifactError(f"array {name!r}: not a well-formed .npy stream ({error})") from error

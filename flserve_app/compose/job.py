@@ -183,6 +183,7 @@ class _Job:
             observer=note,
             late=app.strategy.late,
             staleness=app.strategy.staleness,
+            nonfinite=app.strategy.nonfinite,
             roles=dict(roles.rules),
         )
 

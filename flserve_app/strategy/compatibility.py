@@ -22,6 +22,7 @@ from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import ConfigError
 
 LATE_RULES = ("drop", "rebase")
+NONFINITE_RULES = ("keep", "leave_out")
 
 _VOTES = "it counts every reply as one vote, which no staleness weight can make lighter"
 _COUNTED = "its privacy guarantee counts one clipped reply a client and round"
@@ -47,6 +48,8 @@ class Traits:
         no_private: Why tensors cannot be private under it; empty if they can.
         integers_beside: Whether integer tensors are averaged beside it.
         private: Whether it adds noise for privacy: its runs do not repeat.
+        chooses: Whether it may choose one reply out of all.
+        finite: Whether one update that is not finite breaks what it is for, so that such updates are left out.
         assumed: What is taken for granted about it; empty for Flower's own.
     """
 
@@ -58,11 +61,25 @@ class Traits:
     no_private: str = ""
     integers_beside: bool = False
     private: bool = False
+    chooses: bool = False
+    finite: bool = False
     assumed: str = ""
 
 
-def _rows(*names: str, beside: bool = False, private: bool = False, **reasons: str) -> list[Traits]:
-    return [Traits(name=name, integers_beside=beside, private=private, **reasons) for name in names]
+def _rows(
+    *names: str, beside: bool = False, private: bool = False, votes: bool = False, chooses: bool = False, **reasons: str
+) -> list[Traits]:
+    return [
+        Traits(
+            name=name,
+            integers_beside=beside,
+            private=private,
+            chooses=chooses,
+            finite=private or votes,
+            **reasons,
+        )
+        for name in names
+    ]
 
 
 TABLE: Mapping[str, Traits] = MappingProxyType(
@@ -73,7 +90,8 @@ TABLE: Mapping[str, Traits] = MappingProxyType(
             *_rows(
                 "QFedAvg", no_rebase="it weighs replies by their loss on the version they trained from", beside=True
             ),
-            *_rows("FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", no_rebase=_VOTES, no_sparse=_SPARSE),
+            *_rows("FedMedian", "FedTrimmedAvg", no_rebase=_VOTES, no_sparse=_SPARSE, votes=True),
+            *_rows("Krum", "MultiKrum", "Bulyan", no_rebase=_VOTES, no_sparse=_SPARSE, votes=True, chooses=True),
             *_rows(
                 "DifferentialPrivacyServerSideFixedClipping",
                 "DifferentialPrivacyServerSideAdaptiveClipping",
@@ -120,6 +138,8 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
         no_private=next((each.no_private for each in found if each.no_private), ""),
         integers_beside=any(each.integers_beside for each in found),
         private=any(each.private for each in found),
+        chooses=any(each.chooses for each in found),
+        finite=any(each.finite for each in found),
         assumed="; ".join(each.assumed for each in found if each.assumed),
     )
     if late == "rebase" and traits.no_rebase:

@@ -39,8 +39,10 @@ from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.reply_failure import failure
 from flserve_app.strategy.roster import HELLO_SECONDS, Roster
 from flserve_app.strategy.settlements import Settlements
+from flserve_app.text import plain
 
 MAX_TRIES = 3
 
@@ -242,6 +244,7 @@ class VersionedGrid(Grid):
         by_id: dict[str, Parcel] = {}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
         silent = {id(sent[id(message)]): (message, sent[id(message)]) for message in batch}
+        answered: set[int] = set()
         again = []
         for reply in replies:
             # They have an id once they are sent, which is when the first reply is asked for.
@@ -250,11 +253,15 @@ class VersionedGrid(Grid):
             if parcel is None:
                 log(WARNING, "flserve: a reply of node %d answers nothing that was sent", reply.metadata.src_node_id)
                 continue
+            if id(parcel) in answered or (reply.has_content() and reply.metadata.src_node_id != parcel.node_id):
+                log(WARNING, "flserve: node %d answers what is not its own to answer", reply.metadata.src_node_id)
+                continue
+            answered.add(id(parcel))
             silent.pop(id(parcel), None)
             try:
                 arrived.append(self._read(reply, parcel))
-            except FlserveError as error:
-                again.extend(self._retry(parcel, error))
+            except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
+                again.extend(self._retry(parcel, failure(error)))
         for message, parcel in silent.values():
             self._ledger.failed()
             self._late.expect(message.metadata.message_id, parcel, self.server_round)
@@ -276,9 +283,9 @@ class VersionedGrid(Grid):
         identity = self.fleet.get(parcel.node_id).identity
         if parcel.plan is None or parcel.tries + 1 >= MAX_TRIES:
             self._ledger.failed()
-            log(WARNING, "flserve: %s is given up after %d tries: %s", identity, parcel.tries + 1, error)
+            log(WARNING, "flserve: %s is given up after %d tries: %s", identity, parcel.tries + 1, plain(error))
             return []
-        log(INFO, "flserve: %s is served again in full: %s", identity, error)
+        log(INFO, "flserve: %s is served again in full: %s", identity, plain(error))
         if parcel.plan.kind == "recipe":
             self._roster.takes_no_more(parcel.node_id, RECIPE)
         message = Message(

@@ -9,29 +9,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from logging import INFO, WARNING
 from types import MappingProxyType
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, FedAvgM, Strategy
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    FedAvg,
+    FedAvgM,
+    Strategy,
+)
+from flwr.supercore.differential_privacy import KEY_NORM_BIT, get_norm
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.integers import is_integer, join, split
-from flserve_app.client.records import to_record
+from flserve_app.client.records import read_array, record_of, to_record
 from flserve_app.codec.ramp import Ramp
 from flserve_app.errors import ConfigError
+from flserve_app.strategy.attempt import undone_if_it_fails
 from flserve_app.strategy.compatibility import check, nested
-from flserve_app.strategy.screening import screen
+from flserve_app.strategy.metric_means import averaging, level
+from flserve_app.strategy.reply_tensors import is_integral, within
+from flserve_app.strategy.restore import restore
+from flserve_app.strategy.screening import Form, screen
 from flserve_app.strategy.seeds import drawing
+from flserve_app.text import plain
 
 NO_SCHEDULES: Mapping[str, Ramp] = MappingProxyType({})
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
+Trained = tuple[Artifact | None, MetricRecord | None]
 
 
 @final
@@ -46,6 +59,7 @@ class Inner:
         schedules: Attributes of the strategy, or of one it wraps, that change with the round.
         follows: Whether what is published may differ from what the strategy returned: then a strategy that goes on
             from its own last result is given the published arrays instead.
+        nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`; None for what suits the strategy.
 
     Raises:
         ConfigError: If the strategy cannot be combined with versions.
@@ -60,6 +74,7 @@ class Inner:
         *,
         schedules: Mapping[str, Ramp] = NO_SCHEDULES,
         follows: bool = False,
+        nonfinite: str | None = None,
     ) -> None:
         self.traits = check(strategy, late)
         self._schedules = {name: (_owner(strategy, name), ramp) for name, ramp in schedules.items()}
@@ -68,8 +83,18 @@ class Inner:
         self._seed = seed
         self._refused = refused
         self._averages = next((each for each in nested(strategy) if isinstance(each, FedAvg)), None)
+        self._finite = self.traits.finite if nonfinite is None else nonfinite == "leave_out"
         if self.traits.assumed:
             log(INFO, "flserve: assuming that %s", self.traits.assumed)
+
+    @property
+    def _own_train(self) -> bool:
+        """Whether training is aggregated by Flower's own methods; asked anew, as methods may be replaced."""
+        return all(_is_flowers(each.aggregate_train) for each in nested(self.strategy))
+
+    @property
+    def _own_evaluate(self) -> bool:
+        return all(_is_flowers(each.aggregate_evaluate) for each in nested(self.strategy))
 
     @property
     def weighted_by(self) -> str | None:
@@ -97,49 +122,90 @@ class Inner:
         with drawing(self._seed, number, "evaluate"):
             return list(self.strategy.configure_evaluate(number, arrays, config, grid))
 
-    def aggregate_train(
-        self, number: int, replies: Iterable[Message], like: Artifact
-    ) -> tuple[Aggregate, list[Message]]:
-        """Return what the strategy makes of the replies, and those that it was given."""
+    def aggregate_train(self, number: int, replies: Iterable[Message], like: Artifact) -> tuple[Trained, list[Message]]:
+        """Return what the strategy makes of the replies, in the model's dtypes, and those that it was given.
+
+        Raises:
+            AggregateError: If it fails, or returns what cannot be a version; it is then as it was before.
+        """
         usable = self._usable(replies, like)
         if self.traits.private and not usable:
             return (None, None), []  # adaptive clipping divides by the number of replies
-        if not self.traits.integers_beside:
-            return self.strategy.aggregate_train(number, usable), usable
-        integers = self._set_aside(usable)
-        arrays, metrics = self.strategy.aggregate_train(number, usable)
-        if arrays is not None and integers:
-            arrays = join(arrays, integers, list(like))
-        return (arrays, metrics), usable
+        with self._attempt(own=self._own_train):
+            arrays, metrics = self._aggregated(number, usable, like)
+            return (None if arrays is None else restore(arrays, like), metrics), usable
 
     def aggregate_evaluate(self, number: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return what the strategy makes of the clients' evaluation."""
-        return self.strategy.aggregate_evaluate(number, self._usable(replies, None))
+        """Return what the strategy makes of the clients' evaluation.
+
+        Raises:
+            AggregateError: If it fails; it is then as it was before.
+        """
+        usable = self._usable(replies, None)
+        with self._attempt(own=self._own_evaluate):
+            return self.strategy.aggregate_evaluate(number, usable)
+
+    @contextmanager
+    def _attempt(self, *, own: bool) -> Iterator[None]:
+        # What a client sends shall not decide whether numpy warns: where warnings are errors, that would end a round.
+        means = averaging(self.strategy) if own else nullcontext()
+        with undone_if_it_fails(self.strategy), np.errstate(all="ignore"), means:
+            yield
+
+    def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
+        integers = self._set_aside(replies, like) if self.traits.integers_beside else {}
+        arrays, metrics = self.strategy.aggregate_train(number, replies)
+        if arrays is not None and integers:
+            arrays = join(arrays, integers, list(like))
+        return (_in_range(arrays, like) if arrays is not None and self._own_train else arrays), metrics
 
     def _usable(self, replies: Iterable[Message], like: Artifact | None) -> list[Message]:
         answered = [reply for reply in replies if not reply.has_error()]
         if self._averages is None:
             return answered
-        numbers = [self._averages.weighted_by_key]
-        if like is not None and (loss := getattr(self._averages, "train_loss_key", None)) is not None:
-            numbers.append(loss)
-        fine, odd = screen(answered, like, numbers)
+        form = self._form(training=like is not None)
+        screened = screen(answered, like, form)
+        fine, odd = screened.fine, list(screened.odd)
         if like is not None and self.traits.private:
-            same = [reply for reply in fine if _is_unchanged(reply, like)]
+            same = [reply for reply in fine if _has_no_norm(reply, like)]
             fine = [reply for reply in fine if not any(reply is each for each in same)]
             odd += [(reply, "it is the model it was given, which has no norm to clip by") for reply in same]
         for reply, reason in odd:
             self._refused(reply.metadata.src_node_id, reason)
+        if screened.metrics_lost:
+            log(INFO, "flserve: %d metrics are left behind: no finite numbers under plain names", screened.metrics_lost)
+        if form.rebuilt:
+            level(fine, self._averages.weighted_by_key)
         return fine
 
-    def _set_aside(self, replies: list[Message]) -> dict[str, Array]:
+    def _form(self, *, training: bool) -> Form:
+        """Return what the strategy needs of its replies."""
+        averages, chain = self._averages, list(nested(self.strategy))
+        if averages is None:
+            raise ConfigError(f"{self.traits.name}: it is not known what it needs of its replies")
+        if not training:
+            return Form(numbers=(averages.weighted_by_key,), rebuilt=self._own_evaluate)
+        read = [averages.weighted_by_key, getattr(averages, "train_loss_key", None)]
+        if any(isinstance(each, DifferentialPrivacyClientSideAdaptiveClipping) for each in chain):
+            read.append(KEY_NORM_BIT)
+        return Form(
+            numbers=tuple(name for name in read if name is not None),
+            arrays=averages.arrayrecord_key,
+            rebuilt=self._own_train,
+            positive=self.traits.chooses,
+            equal=any(getattr(each, "accountant", None) is not None for each in chain),
+            finite=self._finite,
+        )
+
+    def _set_aside(self, replies: list[Message], like: Artifact) -> dict[str, Array]:
         """Take the integer tensors out of the replies; returns their weighted means, float64."""
+        beside = {name for name, spec in like.specs.items() if is_integral(spec)}
         means: dict[str, np.ndarray] = {}
         weights = [self._weight(reply) for reply in replies]
         for reply, weight in zip(replies, weights, strict=True):
             content = dict(reply.content)
             for key, record in reply.content.array_records.items():
-                content[key], integers = split(record)
+                content[key], integers = split(record, beside)
                 for name, array in integers.items():
                     share = array.numpy() * (weight / sum(weights))
                     means[name] = means[name] + share if name in means else share
@@ -152,11 +218,27 @@ class Inner:
         return float(weight) if isinstance(weight, int | float) else 1.0
 
 
-def _is_unchanged(reply: Message, like: Artifact) -> bool:
-    """Whether a reply's floating tensors are those of the model: Flower's clipping would divide by zero."""
-    given = {name: array for name, array in to_record(like).items() if not is_integer(array)}
+def _has_no_norm(reply: Message, like: Artifact) -> bool:
+    """Whether a reply is the model it was given, or too near for its norm to be a number: clipping divides by it."""
+    given = {name: array.numpy() for name, array in to_record(like).items() if not is_integer(array)}
     (trained,) = reply.content.array_records.values()
-    return all(np.array_equal(array.numpy(), trained[name].numpy()) for name, array in given.items())
+    with np.errstate(all="ignore"):
+        return get_norm([np.asarray(trained[name].numpy() - values) for name, values in given.items()]) == 0
+
+
+def _in_range(arrays: ArrayRecord, like: Artifact) -> ArrayRecord:
+    """Return an aggregate whose integer tensors fit the model's dtypes, as all did that it was made of."""
+    for name, spec in like.specs.items():
+        if is_integral(spec) and name in arrays:
+            mean = read_array(name, arrays[name])
+            fitting = within(mean, spec)
+            if not np.array_equal(mean, fitting, equal_nan=mean.dtype.kind == "f"):
+                arrays = record_of({**arrays, name: Array(fitting)})
+    return arrays
+
+
+def _is_flowers(method: Callable[..., Any]) -> bool:
+    return str(getattr(method, "__module__", "")).split(".")[0] == "flwr"
 
 
 def _with_all(content: RecordDict, arrays: ArrayRecord, floats: list[str]) -> RecordDict:
@@ -171,7 +253,7 @@ def _with_all(content: RecordDict, arrays: ArrayRecord, floats: list[str]) -> Re
 
 def note_refused(identity: str, reason: str) -> None:
     """Say that a reply is left out, in one line."""
-    log(WARNING, "flserve: a reply of %s is left out: %s", identity, reason)
+    log(WARNING, "flserve: a reply of %s is left out: %s", identity, plain(reason))
 
 
 def _owner(strategy: Strategy, name: str) -> Strategy:

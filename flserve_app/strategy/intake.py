@@ -5,18 +5,18 @@ Rules:
   base is told to start over.
 - What reaches the strategy is what the client's app wrote: the same records, with the arrays bit for bit.
 - An update may be larger than the model it came from (other dtypes, further tensors), but not by orders: what
-  a client declares is bounded before it is decoded.
+  a client declares or sends, in bytes, tensors and entries, is bounded before it is looked at.
 - A reply that is an error stays an error; it is logged and counted here, once.
+- A reply that is refused for its size is counted by the bytes of its arrays: to measure it would cost too much.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from logging import WARNING
 from typing import final
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
@@ -30,11 +30,14 @@ from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.settlements import Settlements
+from flserve_app.text import plain
 
 LARGEST_FACTOR = 8
 LARGEST_EXTRA = 16 << 20
 EXTRA_TENSORS = 64
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+MOST_RECORDS = 64
+LONGEST_REASON = 1 << 16
+MOST_ENTRIES = 4096  # of its metrics and configs together
 
 
 @final
@@ -59,11 +62,12 @@ class Intake:
             DeliveryError: If the answer is malformed.
             FlserveError: If the update cannot be decoded and verified.
         """
+        self._check_size(reply, parcel)
         size = message_bytes(reply)
         if reply.has_error():
             self._ledger.sent("up", payload=0, message=size, full=0)
             self._ledger.failed()
-            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _one_line(reply.error.reason or ""))
+            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _last_line(str(reply.error.reason or "")))
             return reply, None
         content = RecordDict(dict(reply.content))
         answer = take_answer(content)
@@ -82,6 +86,32 @@ class Intake:
         reply.content = content
         return reply, answer
 
+    def _check_size(self, reply: Message, parcel: Parcel) -> None:
+        """Refuse a reply to a delivery that is out of all proportion to the model. Raises DeliveryError."""
+        if not parcel.arrays or not reply.has_content():
+            return  # the app's own exchange
+        records = list(reply.content.values())
+        arrays = [record for record in records if isinstance(record, ArrayRecord)]
+        tensors = sum(map(len, arrays))
+        nbytes = sum(serialised_bytes(each) for record in arrays for each in record.values())
+        for what, number, most in (
+            ("records", len(records), MOST_RECORDS),
+            ("tensors", tensors, self._most_tensors),
+            ("metrics and configs", sum(map(len, records)) - tensors, MOST_ENTRIES),
+            ("bytes of tensors", nbytes, self._most_bytes),
+        ):
+            if number > most:
+                self._ledger.sent("up", payload=0, message=nbytes, full=0)
+                raise DeliveryError(f"its reply has {number} {what}, at most {most} are accepted of this model")
+
+    @property
+    def _most_tensors(self) -> int:
+        return LARGEST_FACTOR * len(self._publisher.artifact) + EXTRA_TENSORS
+
+    @property
+    def _most_bytes(self) -> int:
+        return LARGEST_FACTOR * self._publisher.artifact.nbytes + LARGEST_EXTRA
+
     def _decode(self, answer: Answer, parcel: Parcel) -> Artifact:
         if answer.payload is None or not answer.arrays:
             raise DeliveryError(f"{answer.identity} sent an update without a name for its arrays")
@@ -91,12 +121,12 @@ class Intake:
             )
         started = time.perf_counter()
         base = self._publisher.base(answer.base)
-        most = LARGEST_FACTOR * base.nbytes + LARGEST_EXTRA
-        trained = decode(answer.payload.data, base, max_bytes=most, max_tensors=len(base) + EXTRA_TENSORS)
+        trained = decode(answer.payload.data, base, max_bytes=self._most_bytes, max_tensors=self._most_tensors)
         self._ledger.spent("decode", time.perf_counter() - started)
         return trained
 
 
-def _one_line(reason: str) -> str:
-    lines = [line.strip() for line in _ANSI.sub("", reason).splitlines() if line.strip()]
-    return (lines[-1] if lines else "no reason given")[:300]
+def _last_line(reason: str) -> str:
+    """Return the end of a traceback, which says what it was."""
+    lines = [line for line in map(plain, reason[-LONGEST_REASON:].splitlines()) if line]
+    return lines[-1] if lines else "no reason given"

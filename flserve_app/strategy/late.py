@@ -17,14 +17,17 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.errors import DeliveryError
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.reply_failure import failure
+from flserve_app.strategy.reply_tensors import rebuilt
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.staleness import rebase, staleness_weight
+from flserve_app.text import plain
 
 ROUNDS = 5
 
@@ -101,9 +104,10 @@ class LateReplies:
         identity = self._roster.fleet.get(owed.parcel.node_id).identity
         try:
             moved = self._moved(owed, reply, weighted_by)
-        except FlserveError as error:
+        except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
             self._ledger.late(used=False)
-            log(INFO, "flserve: a late reply of %s to round %d is dropped: %s", identity, owed.server_round, error)
+            reason = plain(failure(error))
+            log(INFO, "flserve: a late reply of %s to round %d is dropped: %s", identity, owed.server_round, reason)
             return None
         self._ledger.late(used=True)
         log(INFO, "flserve: a late reply of %s to round %d is rebased", identity, owed.server_round)
@@ -122,7 +126,8 @@ class LateReplies:
         content = dict(read.content)
         for key, value in read.content.items():
             if isinstance(value, ArrayRecord):
-                content[key] = rebase(value, base, self._publisher.artifact)
+                # Before it is moved: a tensor of another kind would come out of that as the current one.
+                content[key] = rebase(rebuilt(value, base, finite=False), base, self._publisher.artifact)
             elif isinstance(value, MetricRecord):
                 content[key] = _lighter(value, weighted_by, staleness_weight(lag, self._exponent))
         read.content = RecordDict(content)

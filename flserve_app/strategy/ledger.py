@@ -30,6 +30,7 @@ class RoundRow:
         failures: Messages without a usable reply.
         late: Replies to earlier rounds that were rebased and aggregated.
         dropped_late: Replies to earlier rounds that were dropped.
+        skipped: Why training or evaluation could not be aggregated; empty if they could.
         client_versions: Clients by the version they last worked with (version number as text).
         plans: Messages by plan kind (those of `delivery.Plan`, and `plain`), resends (`resend`) included.
         bytes_down: Payload bytes to the clients.
@@ -74,6 +75,7 @@ class RoundRow:
     seconds: float = 0.0
     late: int = 0
     dropped_late: int = 0
+    skipped: str = ""
 
 
 @final

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, final
 
 from flwr.app import ArrayRecord, MetricRecord
@@ -16,6 +17,9 @@ from flwr.app import ArrayRecord, MetricRecord
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.text import is_plain
+
+MOST_METRICS = 256
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -41,6 +45,7 @@ class Rounds:
         self._clients = 0
         self._metrics: dict[str, float] = {}
         self._central: dict[str, float] = {}
+        self._skipped: list[str] = []
 
     def begin(self, grid: VersionedGrid, number: int) -> None:
         """Open the first row: round 0, or the round a resumed run starts from."""
@@ -66,6 +71,10 @@ class Rounds:
         """Note what training gave."""
         self._clients = clients
         self._metrics.update({f"train_{key.removeprefix('train_')}": value for key, value in _numbers(metrics).items()})
+
+    def skipped(self, reason: str) -> None:
+        """Note why the round has no aggregate of training, or of evaluation."""
+        self._skipped.append(reason)
 
     def evaluated(self, metrics: MetricRecord | None) -> None:
         """Note what the clients measured on the published version."""
@@ -95,6 +104,7 @@ class Rounds:
         self._clients = 0
         self._metrics = {}
         self._central = {}
+        self._skipped = []
         if self._grid is not None:
             self._grid.enter(number)
 
@@ -112,12 +122,17 @@ class Rounds:
             clients=self._clients,
             client_versions={str(number): clients for number, clients in by_version.items()},
             seconds=time.perf_counter() - self._started,
+            skipped="; ".join(self._skipped),
             **counts,
         )
 
 
 def _numbers(metrics: MetricRecord | None) -> dict[str, float]:
-    found = {} if metrics is None else dict(metrics)
-    return {
-        key: float(value) for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)
-    }
+    """Return the finite numbers under plain names; a strategy of somebody else may hand on whatever clients sent."""
+    found: dict[str, float] = {}
+    for name, value in () if metrics is None else metrics.items():
+        if len(found) < MOST_METRICS and is_plain(name) and isinstance(value, int | float):
+            with suppress(OverflowError):  # an integer that no float can hold is no metric
+                if math.isfinite(value):
+                    found[name] = float(value)
+    return found

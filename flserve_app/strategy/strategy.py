@@ -35,10 +35,11 @@ from flserve_app.client.records import to_artifact
 from flserve_app.codec.lossy import Lossy, lossy_of
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
-from flserve_app.errors import ConfigError
+from flserve_app.errors import AggregateError, ConfigError
 from flserve_app.registry import Registry
 from flserve_app.store import Holder, Serving, Version
-from flserve_app.strategy.compatibility import check_lossy, check_private
+from flserve_app.strategy.attempt import Attempts
+from flserve_app.strategy.compatibility import NONFINITE_RULES, check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.identities import own_name
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
@@ -47,7 +48,6 @@ from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.opening import check_name, digest_of, leased, opened
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
-from flserve_app.strategy.restore import restore
 from flserve_app.strategy.rounds import Rounds
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
@@ -84,6 +84,9 @@ class VersionedStrategy(Strategy):
         schedules: Numbers of the inner strategy that change with the round, by attribute.
         roles: What tensors are for, by patterns of their names (`artifact.roles`): `private` ones never travel,
             `statistic` and `buffer` ones are never rounded. `evaluate_fn` sees private ones as they were initially.
+        nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`. None leaves them out under
+            medians, trimmed means, Krum's kin and privacy, whose guarantee one of them breaks, and keeps them
+            elsewhere, as Flower does.
 
     Raises:
         CodecError: If a codec is unknown.
@@ -112,6 +115,7 @@ class VersionedStrategy(Strategy):
         schedules: Mapping[str, Ramp] = NO_SCHEDULES,
         base_version: str | None = None,
         roles: Mapping[str, str] = NO_PATTERNS,
+        nonfinite: str | None = None,
     ) -> None:
         if not (math.isfinite(staleness) and staleness >= 0):
             raise ConfigError(f"staleness is {staleness}, expected a number of 0 or more")
@@ -123,7 +127,12 @@ class VersionedStrategy(Strategy):
         self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
         follows = lossy is not None
-        self._inner = Inner(self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows)
+        if nonfinite not in (None, *NONFINITE_RULES):
+            raise ConfigError(f"nonfinite is {nonfinite!r}, expected one of: {', '.join(NONFINITE_RULES)}, or None")
+        self._inner = Inner(
+            self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows, nonfinite=nonfinite
+        )
+        self._trainings, self._evaluations = Attempts("training"), Attempts("evaluation")
         self._late, self._staleness = late, staleness
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
         check_private(self._inner.traits, self._private.roles)
@@ -180,6 +189,7 @@ class VersionedStrategy(Strategy):
         Raises:
             Conflict: If the model name exists and the run is not to resume, or another run has it.
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
+            AggregateError: If no aggregate could be made in two rounds in a row.
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
         self._offset = 0 if latest is None else latest.round
@@ -228,14 +238,20 @@ class VersionedStrategy(Strategy):
         """Let the inner strategy aggregate, and publish the result as the next version."""
         number = self._offset + server_round
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
-        (aggregate, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
+        try:
+            (aggregate, metrics), used = self._inner.aggregate_train(
+                number, [*replies, *late], self._publisher.artifact
+            )
+        except AggregateError as error:
+            self._rounds.skipped(self._trainings.failed(number, error))
+            return None, None
         self._rounds.aggregated(len(used), metrics)
         if aggregate is None:
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
         state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(restore(aggregate, self._publisher.artifact), number, state)
+        self._publisher.publish(aggregate, number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
@@ -247,7 +263,12 @@ class VersionedStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the inner strategy aggregate the clients' evaluation of the published version."""
-        metrics = self._inner.aggregate_evaluate(self._offset + server_round, replies)
+        number = self._offset + server_round
+        try:
+            metrics = self._inner.aggregate_evaluate(number, replies)
+        except AggregateError as error:
+            metrics = None
+            self._rounds.skipped(self._evaluations.failed(number, error))
         self._rounds.evaluated(metrics)
         self._record_clients()
         return metrics

@@ -1,0 +1,66 @@
+"""Aggregates that cannot be made: the round is skipped, and two in a row end the run.
+
+What a strategy makes of numbers that strangers sent may fail in any way. Rules:
+- A failure leaves the strategy as it was before: the next round starts from the same version and memory.
+- It is logged with its reason, which stands in the round's row as well.
+- Where the next round fails too, it will not be the last: the run ends with that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import WARNING
+from typing import final
+
+from flwr.common.logger import log
+from flwr.serverapp.strategy import Strategy
+
+from flserve_app.errors import AggregateError
+from flserve_app.strategy.compatibility import nested
+from flserve_app.text import plain
+
+
+@contextmanager
+def undone_if_it_fails(strategy: Strategy) -> Iterator[None]:
+    """Give a strategy, and what it wraps, its attributes back if the block raises.
+
+    Flower's strategies put another object into an attribute, never something else into the object.
+
+    Raises:
+        AggregateError: In place of whatever the block raised.
+    """
+    before = [(each, dict(vars(each))) for each in nested(strategy)]
+    try:
+        yield
+    except Exception as error:
+        for each, attributes in before:
+            vars(each).clear()
+            vars(each).update(attributes)
+        raise AggregateError(f"{type(error).__name__}: {plain(error)}") from error
+
+
+@final
+class Attempts:
+    """The rounds of one phase whose aggregate could not be made.
+
+    Args:
+        phase: `training` or `evaluation`.
+    """
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self._failed: int | None = None
+
+    def failed(self, number: int, error: AggregateError) -> str:
+        """Note that a round is skipped, and return why.
+
+        Raises:
+            AggregateError: If the round before was skipped as well.
+        """
+        reason = f"{self._phase} cannot be aggregated: {error}"
+        if self._failed == number - 1:
+            raise AggregateError(f"rounds {number - 1} and {number}: {reason}") from error
+        self._failed = number
+        log(WARNING, "flserve: round %d is skipped: %s", number, reason)
+        return reason
