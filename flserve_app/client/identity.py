@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from flserve_app.client.files import write_atomically
+from flserve_app.client.regular import read_regular
 from flserve_app.errors import StoreError
 
 _VALID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -36,12 +38,18 @@ def identity(node_config: Mapping[str, object], directory: Path | None, node_id:
 
 def _kept(path: Path) -> str:
     try:
-        if path.exists():
-            found = path.read_text(encoding="utf-8").strip()
+        with suppress(FileNotFoundError):
+            found = read_regular(path).decode().strip()
             if _VALID.fullmatch(found):
                 return found
-        made = f"client-{secrets.token_hex(8)}"
-        write_atomically(path, made.encode())
+        made = _folder_left(path.parent) or f"client-{secrets.token_hex(8)}"
+        write_atomically(path, made.encode(), forced=True)  # it says where private tensors lie
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"client identity at {path} cannot be read or kept: {error}") from error
     return made
+
+
+def _folder_left(directory: Path) -> str:
+    """Return the name that is left of an identity whose file was lost: the only such client's; empty without one."""
+    names = [path.name for path in (directory / "clients").glob("client-*") if _VALID.fullmatch(path.name)]
+    return names[0] if len(names) == 1 else ""
