@@ -64,9 +64,8 @@ class Held:
         self.identity = self._identified(context, self._root)
         path = self._root.path
         self._cache = None if path is None else CacheDirectory(path, self.identity, self.policy)
-        if self._root.trouble:
-            unnamed = path is None and self.identity == f"node-{context.node_id}"
-            self._say(f"{'its identity cannot be read or kept, it ' if unnamed else ''}{self._root.trouble}")
+        if path is None and self.identity == f"node-{context.node_id}":
+            self._say(f"is named by its node, an identity cannot be read or kept; it {self._root.trouble}")
 
     def references(self) -> tuple[Reference, ...]:
         """Return what the client says it holds, a reference a model of a federation, the newest last."""
@@ -106,6 +105,8 @@ class Held:
 
     def install(self, reference: Reference, artifact: Artifact, way: str = "") -> None:
         """Make an artifact the version this client holds of a model, and remember the way that led to it."""
+        if self._root.trouble:
+            self._say(self._root.trouble)
         if self._cache is not None and self._on_disk(artifact.nbytes) and self._install_on_disk(reference, artifact):
             self._refer(reference, None)
             if way:

@@ -56,7 +56,7 @@ class SitePolicy:
     max_round_bytes: int = 0
     max_made_bytes: int = 0
     max_epochs: int = 10_000
-    max_clients: int = 1 << 15
+    max_clients: int = 10_000
     folders: tuple[Path, ...] = ()
     recipes: bool = True
     cache_bytes: int = 32 << 30

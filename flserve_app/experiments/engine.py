@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -20,9 +21,16 @@ from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.experiments.inprocess import InProcessGrid
 
 CPUS_A_CLIENT = 1
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 
 
-def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
+def federate(
+    engine: str,
+    serve: Callable[[Grid], None],
+    client_app: ClientApp,
+    num_clients: int,
+    allowed: Mapping[str, str] = NOTHING_MORE,
+) -> None:
     """Run a federation of simulated nodes.
 
     Args:
@@ -30,11 +38,13 @@ def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, 
         serve: What the server does with its Grid.
         client_app: What every node runs.
         num_clients: Number of nodes.
+        allowed: What the user, who owns these nodes, allows them beside the site policy's defaults: environment
+            variables of it.
 
     Raises:
         FlserveError: Whatever `serve` raised, or that the engine did not run it.
     """
-    with _quiet():
+    with _quiet(), _allowing(allowed):
         if engine == "inprocess":
             with InProcessGrid(client_app, num_clients) as grid:
                 serve(grid)
@@ -64,6 +74,18 @@ def _simulate(serve: Callable[[Grid], None], client_app: ClientApp, num_clients:
         raise DeliveryError(f"the simulation engine failed: {error}") from error
     if not served:
         raise DeliveryError("the simulation engine stopped before the run ended")
+
+
+@contextmanager
+def _allowing(allowed: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block: this process's clients, and the workers it starts, read them."""
+    before = {name: os.environ.get(name) for name in allowed}
+    os.environ.update(allowed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextmanager
