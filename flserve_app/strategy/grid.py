@@ -93,7 +93,7 @@ class VersionedGrid(Grid):
         self._settlements = settlements or Settlements()
         self._intake = Intake(publisher, ledger, self._settlements)
         self._exchange = Exchange(grid, ledger)
-        self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies, base)
+        self._roster = Roster(publisher.model, uplink, ledger, self._exchange.all_replies, base, self._marks)
         self._late = LateReplies(
             publisher, ledger, self._roster, rule=late, exponent=staleness, settlements=self._settlements
         )
@@ -192,6 +192,9 @@ class VersionedGrid(Grid):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
         return self._ordered(arrived)
+
+    def _marks(self) -> tuple[str, str]:
+        return self._private.key, self._publisher.federation.name
 
     def _admits(self, parcel: Parcel) -> bool:
         client = self.fleet.get(parcel.node_id)

@@ -41,9 +41,19 @@ class Roster:
         ledger: Where bytes are counted.
         send: Sends messages and waits for replies, at most so many seconds.
         base: Digest of an artifact that they are asked to look for; empty for none.
+        marks: Returns what tells this federation from others: key of the private tensors' layout, name of the history.
     """
 
-    def __init__(self, model: str, uplink: str, ledger: Ledger, send: Send, base: str = "") -> None:
+    def __init__(
+        self,
+        model: str,
+        uplink: str,
+        ledger: Ledger,
+        send: Send,
+        base: str = "",
+        marks: Callable[[], tuple[str, str]] = lambda: ("", ""),
+    ) -> None:
+        self._marks = marks
         self._model = model
         self._uplink = uplink
         self._base = base
@@ -111,7 +121,9 @@ class Roster:
 
     def _hello(self, node_id: int) -> Message:
         content = RecordDict()
-        put_delivery(content, Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base))
+        private, federation = self._marks()
+        hello = Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base)
+        put_delivery(content, replace(hello, private=private, federation=federation))
         return Message(content, dst_node_id=node_id, message_type="train")
 
     def _welcome(self, reply: Message) -> int:
