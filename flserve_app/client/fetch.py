@@ -28,7 +28,7 @@ from flserve_app.client.own_part import own_part
 from flserve_app.client.private import Private, withhold
 from flserve_app.client.recipe import Builder
 from flserve_app.client.records import to_artifact, to_record
-from flserve_app.client.reference import Reference, reference_key
+from flserve_app.client.reference import Reference
 from flserve_app.client.target import Refusal as Refusal
 from flserve_app.client.target import built_model, target_of
 from flserve_app.client.verified import way_of
@@ -152,12 +152,12 @@ def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | 
     delivery, model = fetched.delivery, fetched.artifact
     if not delivery.feedback:
         return _updated(content, fetched, Leftover())[:2]
-    at = reference_key(delivery.model, delivery.federation)
-    kept = held.beside(at, model.nbytes)
+    kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
     update, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
     if after is not known or (delivery.afresh and kept is not None):
-        held.put_beside(at, model.nbytes, after.to_bytes(structure_of(model)))
+        data = after.to_bytes(structure_of(model))
+        held.put_beside(delivery.model, model.nbytes, data, delivery.federation)
     return update, key
 
 

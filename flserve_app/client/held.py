@@ -114,15 +114,25 @@ class Held:
         else:
             self._refer(reference, artifact)
 
-    def beside(self, key: str, nbytes: int) -> bytes | memoryview | None:
-        """Return what is kept beside a version of `nbytes`, under its reference's key; None if there is nothing."""
+    def beside(self, model: str, nbytes: int, federation: str | None = None) -> bytes | memoryview | None:
+        """Return what is kept beside a version of a model; None if there is nothing.
+
+        Args:
+            model: The model's name.
+            nbytes: Its bytes.
+            federation: The history it is of; None for the one that was installed last.
+        """
+        key = self._key(model, federation)
         if self._on_disk(nbytes):
             return None if self._cache is None else self._cache.beside(key)
         kept = self._state.get(_BESIDE)
         return kept[key].data if isinstance(kept, ArrayRecord) and key in kept else None
 
-    def put_beside(self, key: str, nbytes: int, data: Sequence[bytes | memoryview]) -> None:
-        """Keep something beside a version of `nbytes`, where it is kept; nothing if that cannot be written."""
+    def put_beside(
+        self, model: str, nbytes: int, data: Sequence[bytes | memoryview], federation: str | None = None
+    ) -> None:
+        """Keep something beside a version of a model, where it is kept; nothing if that cannot be written."""
+        key = self._key(model, federation)
         if self._on_disk(nbytes):
             if self._cache is not None:
                 with suppress(OSError):
@@ -131,6 +141,11 @@ class Held:
             return
         kept = list(self._state.get(_BESIDE, ArrayRecord()).items())[-MOST_REFERENCES:]
         self._state[_BESIDE] = ArrayRecord({**dict(kept), key: payload_array(b"".join(data))})
+
+    def _key(self, model: str, federation: str | None) -> str:
+        if federation is not None:
+            return reference_key(model, federation)
+        return next((each.key for each in reversed(self.references()) if each.model == model), model)
 
     def private(self, model: str, key: str = "") -> bytes | memoryview | None:
         """Return the private tensors that are kept of a model, as they were given; None if there are none.
@@ -156,12 +171,14 @@ class Held:
         at = reference_key(model, key)
         kept = dict(self._state.get(_PRIVATE, ArrayRecord()))
         kept.pop(at, None)
-        if not (self._on_disk(sum(map(len, data))) and self._put_private_on_disk(model, data, key)):
+        wanted = self._cache is None or self._on_disk(sum(map(len, data)))
+        if not (wanted and self._put_private_on_disk(model, data, key)):
             kept[at] = payload_array(b"".join(data))
         self._state[_PRIVATE] = ArrayRecord(kept)
 
     def _put_private_on_disk(self, model: str, data: Sequence[bytes | memoryview], key: str) -> bool:
         if self._cache is None:
+            self._say(f"keeps its private tensors in memory, until the run ends; it {self._root.trouble}")
             return False
         try:
             self._claim()
