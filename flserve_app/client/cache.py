@@ -1,19 +1,23 @@
 """Held versions on disk: one directory that the clients of a machine may share.
 
 Layout: `blobs/<digest>/payload` is a full payload of the artifact, `blobs/<digest>/by/<client>` marks who
-needs it, `clients/<client>/<model key>.json` is that client's reference
+needs it, `clients/<client>/<key>.json` is that client's reference to a model of a federation
 (and beside it `.leftover`, what its updates left out, and `.private`, the tensors that never leave it). Rules:
 - A blob is stored once, however many clients hold it; a client lists only what its own reference names.
-- Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock.
-- Nothing read is trusted: a payload is decoded and verified, and what does not verify is as good as absent.
+- Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock, and whoever
+  moves sweeps the directory (`sweep`).
+- Nothing read is trusted: only regular files are opened, a payload is decoded and verified, and what does not
+  verify is as good as absent.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
@@ -21,9 +25,14 @@ from filelock import FileLock, Timeout
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.files import mapped, write_atomically
+from flserve_app.client.policy import SitePolicy
+from flserve_app.client.private_files import PrivateFiles
 from flserve_app.client.reference import Reference, parse_reference
-from flserve_app.client.verified import verified_artifacts
+from flserve_app.client.regular import is_regular, read_regular
+from flserve_app.client.sweep import sweep_when_due
+from flserve_app.client.verified import led_to, verified_artifacts
 from flserve_app.codec import decode, encode_parts
+from flserve_app.codec.decoder import DEFAULT_MAX_BYTES
 from flserve_app.errors import FlserveError, StoreError
 
 LOCK_SECONDS = 60.0
@@ -36,21 +45,24 @@ class CacheDirectory:
     Args:
         root: The directory; made when first written to.
         client: The client's identity, which is also a file name.
+        policy: What may be kept.
     """
 
-    def __init__(self, root: Path, client: str) -> None:
+    def __init__(self, root: Path, client: str, policy: SitePolicy | None = None) -> None:
         self.root = root
         self._client = client
+        self._folder = root / "clients" / client
+        self._policy = policy or SitePolicy()
+        self.private = PrivateFiles(self._folder, self._policy.cache_bytes)
 
     def references(self) -> tuple[Reference, ...]:
-        """Return what this client holds, a reference a model; unreadable ones are left out."""
+        """Return what this client holds, a reference a model, the newest last; unreadable ones are left out."""
         found = []
-        for path in sorted((self.root / "clients" / self._client).glob("*.json")):
-            try:
-                found.append(parse_reference(path.read_text(encoding="utf-8")))
-            except (OSError, UnicodeDecodeError, StoreError):
-                continue
-        return tuple(reference for reference in found if self._payload(reference.digest).exists())
+        for path in sorted(self._folder.glob("*.json")):
+            with suppress(OSError, UnicodeDecodeError, StoreError):
+                found.append((path.lstat().st_mtime_ns, parse_reference(read_regular(path).decode())))
+        found.sort(key=lambda each: each[0])
+        return tuple(reference for _, reference in found if is_regular(self._payload(reference.digest)))
 
     def load(self, digest: str) -> Artifact | None:
         """Return a held artifact, verified; None if it is gone, or damaged: then it is removed."""
@@ -59,7 +71,8 @@ class CacheDirectory:
         if known is not None:
             return known
         try:
-            artifact = decode(mapped(payload))
+            # It was within the bounds when it was fetched; whether it still is, is asked where it is used.
+            artifact = decode(mapped(payload), max_bytes=max(DEFAULT_MAX_BYTES, self._policy.max_model_bytes))
         except OSError:
             return None
         except FlserveError:
@@ -72,13 +85,9 @@ class CacheDirectory:
         verified_artifacts().put(payload, artifact)
         return artifact
 
-    def has(self, digest: str) -> bool:
-        """Whether the directory has an artifact, for this client or another."""
-        return self._payload(digest).exists()
-
-    def at_hand(self, digest: str) -> Artifact | None:
-        """Return an artifact that this process verified in this directory, whoever fetched it; None without one."""
-        return verified_artifacts().get(self._payload(digest))
+    def at_hand(self, digest: str, way: str) -> Artifact | None:
+        """Return an artifact that this process verified in this directory and was led to by the same way; or None."""
+        return verified_artifacts().get(self._payload(digest)) if led_to(self.root, way) == digest else None
 
     def install(self, reference: Reference, artifact: Artifact) -> None:
         """Keep an artifact and make it the one this client holds of the model.
@@ -88,61 +97,56 @@ class CacheDirectory:
             StoreError: If another client keeps the directory locked.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        pointer = self._pointer(reference.model)
+        pointer = self._pointer(reference.key)
+        with self._locked():
+            before = self._digest_at(pointer)
+            self._keep(reference.digest, artifact)
+            write_atomically(pointer, reference.to_json().encode())
+            if before not in (None, reference.digest):
+                self._release(str(before))
+            sweep_when_due(self.root, self._client, pointer, self._policy)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self.root / "lock"
+        if lock.is_symlink() or (lock.exists() and not is_regular(lock)):
+            raise StoreError(f"cache {self.root}: its lock is no regular file")
         try:
-            with FileLock(self.root / "lock", timeout=LOCK_SECONDS):
-                before = self._digest_at(pointer)
-                self._keep(reference.digest, artifact)
-                write_atomically(pointer, reference.to_json().encode())
-                if before not in (None, reference.digest):
-                    self._release(str(before))
+            shared = self.root.stat().st_mode & stat.S_ISGID
+            with FileLock(lock, timeout=LOCK_SECONDS, mode=0o660 if shared else 0o644):
+                yield
         except Timeout as error:
             raise StoreError(f"cache {self.root} stayed locked for {LOCK_SECONDS:.0f} s") from error
+        except NotImplementedError as error:  # what filelock says where a file system has no locks
+            raise StoreError(f"cache {self.root} cannot be locked: {error}") from error
 
-    def beside(self, model: str) -> memoryview | None:
-        """Return what is kept beside this client's version of a model; None if there is nothing."""
+    def beside(self, key: str) -> memoryview | None:
+        """Return what is kept beside this client's version under a reference's key; None if there is nothing."""
         try:
-            return mapped(self._beside(model))
+            return mapped(self._beside(key))
         except OSError:
             return None
 
-    def put_beside(self, model: str, data: Sequence[bytes | memoryview]) -> None:
-        """Keep something beside this client's version of a model; nothing is kept if the directory cannot be written.
+    def put_beside(self, key: str, data: Sequence[bytes | memoryview]) -> None:
+        """Keep something beside this client's version; nothing is kept if the directory cannot be written.
 
         What was there before is gone then, too: it says no longer what is so.
         """
-        path = self._beside(model)
+        path = self._beside(key)
         try:
             write_atomically(path, data)
         except OSError:
             with suppress(OSError):
                 path.unlink()
 
-    def private(self, model: str) -> memoryview | None:
-        """Return this client's private tensors of a model; None if there are none."""
-        try:
-            return mapped(self._private(model))
-        except OSError:
-            return None
-
-    def put_private(self, model: str, data: Sequence[bytes | memoryview]) -> None:
-        """Keep this client's private tensors of a model, in place of those before.
-
-        Raises:
-            OSError: If the directory cannot be written; those before are still there then.
-        """
-        write_atomically(self._private(model), data, forced=True)
-
-    def _private(self, model: str) -> Path:
-        return self._pointer(model).with_suffix(".private")
-
-    def _beside(self, model: str) -> Path:
-        return self._pointer(model).with_suffix(".leftover")
+    def _beside(self, key: str) -> Path:
+        return self._pointer(key).with_suffix(".leftover")
 
     def _keep(self, digest: str, artifact: Artifact) -> None:
         payload = self._payload(digest)
-        if not payload.exists():
-            write_atomically(payload, encode_parts(artifact, codec="full"))
+        # One that another user keeps to itself is as good as absent, too.
+        if not (is_regular(payload) and os.access(payload, os.R_OK)):
+            write_atomically(payload, encode_parts(artifact, codec="full"), shared=True)
         # Also where another process wrote it: this one has just verified the artifact itself.
         verified_artifacts().put(payload, artifact)
         mark = payload.parent / "by" / self._client
@@ -159,13 +163,12 @@ class CacheDirectory:
 
     def _digest_at(self, pointer: Path) -> str | None:
         try:
-            return parse_reference(pointer.read_text(encoding="utf-8")).digest
+            return parse_reference(read_regular(pointer).decode()).digest
         except (OSError, UnicodeDecodeError, StoreError):
             return None
 
     def _payload(self, digest: str) -> Path:
         return self.root / "blobs" / digest / "payload"
 
-    def _pointer(self, model: str) -> Path:
-        key = hashlib.sha256(model.encode()).hexdigest()[:16]
-        return self.root / "clients" / self._client / f"{key}.json"
+    def _pointer(self, key: str) -> Path:
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -21,6 +21,7 @@ from flwr.client import NumPyClient
 
 from flserve_app.client.held import Held
 from flserve_app.client.mod import follow
+from flserve_app.client.policy import site_policy
 from flserve_app.client.private import kept_private
 from flserve_app.client.recipe import Builder
 from flserve_app.client.records import record_of, to_record
@@ -38,13 +39,20 @@ class VersionedClient(NumPyClient, ABC):
     Args:
         context: The client's context, as Flower passes it to a handler.
         builder: Builds what a recipe names; None for a client that cannot.
+
+    Attributes:
+        policy: What the node's owner allows.
+
+    Raises:
+        ConfigError: If the owner's policy cannot be read.
     """
 
     def __init__(self, context: Context, builder: Builder | None = None) -> None:
         super().__init__()
         self._builder = builder
         self._context = context
-        self._held = Held(context)
+        self.policy = site_policy(context.node_config)
+        self._held = Held(context, self.policy)
 
     @abstractmethod
     def infer(self, parameters: list[NDArray], inputs: NDArray) -> NDArray:
@@ -88,7 +96,7 @@ class VersionedClient(NumPyClient, ABC):
         if artifact is None:
             raise NotFound(f"{self.identity} lost version {reference.version} of {reference.model}")
         if reference.private:
-            private = kept_private(self._held.private(reference.model), reference.private)
+            private = kept_private(self._held.private(reference.model, reference.private), reference.private)
             if private is None:
                 raise NotFound(f"{self.identity} lost its private tensors of {reference.model}")
             artifact = private.whole(artifact)

@@ -6,7 +6,7 @@ Rules:
 - Whatever keeps a client from holding the target becomes a `Refusal` with its reason; the server then sends
   a full payload in the same round.
 - Payloads of a chain are applied in order, each to what the one before led to, and each is verified by digest.
-- What another client of this machine fetched and this process verified need not be decoded a second time.
+- The node's policy bounds what is decoded and built. What is too large, or more than memory holds, is refused.
 - Private tensors are the client's own: they are put in their places before the app sees the model, and taken out of
   its reply. A client that has none yet, or lost them, begins with the initial values, and says so in its log.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
@@ -25,20 +25,19 @@ from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
 from flserve_app.client.leftover import Leftover, leftover_of, structure_of
 from flserve_app.client.own_part import own_part
-from flserve_app.client.private import Private, kept_key, withhold
-from flserve_app.client.recipe import Builder, parse_recipe
+from flserve_app.client.private import Private, withhold
+from flserve_app.client.recipe import Builder
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.reference import Reference
+from flserve_app.client.target import Refusal as Refusal
+from flserve_app.client.target import built_model, target_of
+from flserve_app.client.verified import way_of
 from flserve_app.client.wire import Answer, Delivery, payload_array, put_answer
-from flserve_app.codec import decode, encode, inspect
+from flserve_app.codec import encode
 from flserve_app.codec.feedback import Feedback
 from flserve_app.codec.lossy import send
 from flserve_app.codec.rounding import Rounding
-from flserve_app.errors import ArtifactError, CodecError, DeliveryError, FlserveError
-
-
-class Refusal(DeliveryError):
-    """A delivery this client cannot follow; the message is the reason it answers with."""
+from flserve_app.errors import ArtifactError, CodecError, DigestMismatch, FlserveError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,52 +69,37 @@ def fetch(delivery: Delivery, held: Held, builder: Builder | None = None) -> Fet
         Refusal: If it cannot be brought there with what was sent.
     """
     started = time.perf_counter()
+    way = way_of(delivery.recipe, [payload.data for payload in delivery.payloads])
     try:
-        private = own_part(delivery, held, lambda: _built(delivery.recipe, held, builder))
-        artifact = _target(delivery, held, builder, private)
+        private = own_part(delivery, held, lambda: built_model(delivery.recipe, held, builder))
+        artifact = target_of(delivery, held, builder, private, way)
+        _check_whole(artifact, private, held)
     except FlserveError as error:
-        raise Refusal(str(error)) from error
+        raise Refusal(_reason(error)) from error
+    except MemoryError as error:
+        raise Refusal("there is not enough memory for it") from error
     if artifact.digest != delivery.target:
         raise Refusal(f"payload leads to {artifact.digest[:12]}, the delivery names {delivery.target[:12]}")
     reference = Reference(
-        model=delivery.model, version=delivery.version, digest=delivery.target, private=delivery.private
+        model=delivery.model,
+        version=delivery.version,
+        digest=delivery.target,
+        private=delivery.private,
+        federation=delivery.federation,
     )
-    if private is not None and kept_key(held.private(delivery.model)) != delivery.private:
-        held.put_private(delivery.model, private.to_bytes())
-    held.install(reference, artifact)
+    held.install(reference, artifact, way if delivery.payloads or delivery.recipe else "")
     return Fetched(delivery=delivery, artifact=artifact, seconds=time.perf_counter() - started, private=private)
 
 
-def _target(delivery: Delivery, held: Held, builder: Builder | None, private: Private | None) -> Artifact:
-    at_hand = held.at_hand(delivery.target) if delivery.payloads or delivery.recipe else None
-    if at_hand is not None:
-        return at_hand
-    artifact = _built(delivery.recipe, held, builder) if delivery.recipe else None
-    if artifact is not None and private is not None:
-        artifact, _ = private.layout.parted(artifact)
-    for payload in delivery.payloads:
-        artifact = _applied(payload.data, artifact, held)
-    return _held_or_refuse(held, delivery.target, "the version it is said to hold") if artifact is None else artifact
+def _reason(error: FlserveError) -> str:
+    # What a payload led to may be made of a version that the server does not have: it learns no digest of that.
+    return "a payload does not lead where it says" if isinstance(error, DigestMismatch) else str(error)
 
 
-def _built(recipe: str, held: Held, builder: Builder | None) -> Artifact:
-    if builder is None:
-        raise Refusal(f"{held.identity} cannot build models from recipes")
-    return builder(parse_recipe(recipe))
-
-
-def _applied(payload: bytes, before: Artifact | None, held: Held) -> Artifact:
-    base = inspect(payload).base
-    if base is None:
-        return decode(payload)
-    return decode(payload, before if before is not None else _held_or_refuse(held, base, "the payload's base"))
-
-
-def _held_or_refuse(held: Held, digest: str, role: str) -> Artifact:
-    artifact = held.load(digest)
-    if artifact is None:
-        raise Refusal(f"{held.identity} does not hold {digest[:12]}, {role}")
-    return artifact
+def _check_whole(artifact: Artifact, private: Private | None, held: Held) -> None:
+    nbytes = artifact.nbytes + (0 if private is None else private.values.nbytes)
+    if nbytes > held.policy.max_model_bytes:
+        raise Refusal(f"the model has {nbytes} bytes, max-model-bytes is {held.policy.max_model_bytes}")
 
 
 def with_arrays(content: RecordDict, fetched: Fetched) -> RecordDict:
@@ -139,7 +123,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
     if fetched.private is not None:
         private = withhold(content, fetched.private, fetched.delivery.arrays)
         if private is not fetched.private:
-            held.put_private(fetched.delivery.model, private.to_bytes())
+            held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private)
     update, key = _update(content, fetched, held)
     if update is not None:
         del content[key]
@@ -149,7 +133,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             status="ok",
             identity=held.identity,
             partitions=partitions,
-            held=held.digests(fetched.delivery.model),
+            held=held.digests(fetched.delivery.model, fetched.delivery.federation),
             private=fetched.delivery.private,
             base=fetched.delivery.target,
             arrays=key,
@@ -168,11 +152,12 @@ def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | 
     delivery, model = fetched.delivery, fetched.artifact
     if not delivery.feedback:
         return _updated(content, fetched, Leftover())[:2]
-    kept = held.beside(delivery.model, model.nbytes)
+    kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
     update, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
     if after is not known or (delivery.afresh and kept is not None):
-        held.put_beside(delivery.model, model.nbytes, after.to_bytes(structure_of(model)))
+        data = after.to_bytes(structure_of(model))
+        held.put_beside(delivery.model, model.nbytes, data, delivery.federation)
     return update, key
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from flserve_app.client.regular import open_regular
+
+TEMPORARY = ".new-"
+# What file systems answer that do not force folders, or files, to disk.
+_UNFORCED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def make_private(path: Path) -> None:
@@ -20,43 +28,99 @@ def make_private(path: Path) -> None:
         OSError: If it cannot be made, is a link, or somebody else may write to it.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(path)
+
+
+def check_private(path: Path) -> None:
+    """Check that a folder is this user's own, and that only this user may write to it.
+
+    Raises:
+        OSError: If it is not there, is a link, or somebody else may write to it.
+    """
     found = path.lstat()
     owner = os.getuid() if hasattr(os, "getuid") else found.st_uid
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o022:
         raise PermissionError(f"{path} is a link, belongs to somebody else or may be written to by others")
 
 
-def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview], *, forced: bool = False) -> None:
+def write_atomically(
+    path: Path, data: bytes | Iterable[bytes | memoryview], *, forced: bool = False, shared: bool = False
+) -> None:
     """Write `data`, whole or in parts, to `path` through a temporary file beside it and a rename.
 
     Most content is not forced to disk: what a client keeps is checked by digest when it is read and fetched
-    again if it was lost. What cannot be fetched again is `forced`.
+    again if it was lost. What cannot be fetched again is `forced`, the file and the folders that name it.
+    What is `shared` may be read by the group of a folder that hands its group on (setgid); all else by its user only.
 
     Raises:
         OSError: If the directory cannot be written; nothing is left behind then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    made = _made(path.parent)
+    # Named by the process: what a kill leaves behind is known by nobody running under that number.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
+            if shared and path.parent.stat().st_mode & stat.S_ISGID:
+                os.fchmod(file.fileno(), 0o640)
             if forced:
                 file.flush()
-                os.fsync(file.fileno())
+                _force(file.fileno())
         os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(name).unlink(missing_ok=True)
         raise
+    if forced:
+        for folder in (path.parent, *(each.parent for each in made)):
+            force_folder(folder)
+
+
+def force_folder(path: Path) -> None:
+    """Force a folder's names to disk, where its file system can do that.
+
+    Raises:
+        OSError: If writing them failed.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # a folder that may be written and entered, but not listed
+        return
+    try:
+        _force(handle)
+    finally:
+        os.close(handle)
 
 
 def mapped(path: Path) -> memoryview:
     """Return a file's bytes as they are on disk, without reading them into memory; for files replaced as a whole.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If it is no regular file, or cannot be read.
     """
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             return memoryview(b"")
         # Unmapped with the last view of it: an error's traceback may keep one for a while.
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _force(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNFORCED:
+            raise
+
+
+def _made(folder: Path) -> list[Path]:
+    """Make a folder with its parents; return those that were not there."""
+    missing = []
+    for each in (folder, *folder.parents):
+        if each.exists():
+            break
+        missing.append(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing

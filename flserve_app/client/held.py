@@ -6,23 +6,19 @@ Rules:
 - All others are kept in a cache directory, and `context.state` carries the reference: the node's
   `cache-dir` (then they survive runs and restarts), `FLSERVE_CACHE_DIR`, a directory of the run under the
   system's temporary directory for nodes that have a `partition-id` (as all simulated ones do), or the
-  user's cache directory.
-- Private tensors are kept in the same place. Nobody could send them again, so where the directory cannot be
-  written they go into the state.
-- A server never names a path. It may name a digest: a directory that outlives runs is searched for it, whichever
-  model and client of the machine it was fetched for.
+  user's cache directory. `cache_root` says which can be used.
+- Private tensors are kept in the same place, those of each history apart. Nobody could send them again, so where the
+  directory cannot be written they go into the state.
+- What is held is held of a model *of a federation*: servers that share a machine, and even a model's name, are not
+  told of each other's versions, and are not given them.
+- A server never names a path.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from logging import WARNING
-from pathlib import Path
 from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
@@ -30,57 +26,66 @@ from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.cache import CacheDirectory
+from flserve_app.client.cache_root import CacheRoot, cache_root
+from flserve_app.client.cache_root import cache_directory as cache_directory
+from flserve_app.client.cache_root import forget_old_runs as forget_old_runs
 from flserve_app.client.files import make_private
 from flserve_app.client.identity import identity
-from flserve_app.client.reference import Reference, parse_reference
+from flserve_app.client.policy import SitePolicy
+from flserve_app.client.reference import Reference, parse_reference, reference_key
+from flserve_app.client.verified import remember_way
 from flserve_app.client.wire import payload_array
 from flserve_app.codec import decode, encode
 from flserve_app.errors import FlserveError, StoreError
+from flserve_app.text import plain
 
 STATE_BYTES = 1 << 20
-FORGET_SECONDS = 24 * 3600.0
+MOST_REFERENCES = 64
 _REFERENCES = "flserve.held"
 _ARRAYS = "flserve.arrays"
 _BESIDE = "flserve.leftover"
 _PRIVATE = "flserve.private"
+_SAID = "flserve.said"
 
 
 @final
 class Held:
-    """The versions a client holds, one a model.
+    """The versions a client holds, one a model of a federation.
 
     Args:
         context: The context of the message at hand; its `state` is read and written.
+        policy: What the node's owner allows; the defaults if it is left out.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, policy: SitePolicy | None = None) -> None:
         self._state: RecordDict = context.state
-        directory, self._lasting = cache_directory(context.node_config, context.run_id, context.node_id)
-        self.identity = _identity(context, directory if self._lasting else None)
-        self._cache = CacheDirectory(directory, self.identity)
+        self.policy = policy or SitePolicy()
+        self._root = cache_root(context.node_config, context.run_id, context.node_id)
+        self.identity = self._identified(context, self._root)
+        path = self._root.path
+        self._cache = None if path is None else CacheDirectory(path, self.identity, self.policy)
+        if path is None and self.identity == f"node-{context.node_id}":
+            self._say(f"is named by its node, an identity cannot be read or kept; it {self._root.trouble}")
 
     def references(self) -> tuple[Reference, ...]:
-        """Return what the client says it holds, a reference a model."""
+        """Return what the client says it holds, a reference a model of a federation, the newest last."""
         record = self._state.get(_REFERENCES)
         if not isinstance(record, ConfigRecord):
-            return self._cache.references() if self._lasting else ()
+            return self._cache.references() if self._cache is not None and self._root.lasting else ()
         try:
             return tuple(parse_reference(str(line)) for line in record.values())
         except StoreError:
             return ()
 
-    def digests(self, model: str = "") -> tuple[str, ...]:
-        """Return the hex digests of all held artifacts; those of a model come first, as the best bases for it."""
-        references = sorted(self.references(), key=lambda reference: reference.model != model)
-        return tuple(dict.fromkeys(reference.digest for reference in references))
-
-    def finds(self, digest: str) -> bool:
-        """Whether an artifact is in a directory that outlives runs, whoever of this machine fetched it."""
-        return self._lasting and self._cache.has(digest)
+    def digests(self, model: str = "", federation: str = "") -> tuple[str, ...]:
+        """Return the hex digests of the artifacts held of a model of a federation; of all if no model is named."""
+        key = reference_key(model, federation)
+        found = [each.digest for each in self.references() if not model or each.key == key]
+        return tuple(dict.fromkeys(found))
 
     def load(self, digest: str) -> Artifact | None:
-        """Return a held artifact, verified; None if this client does not hold it or it is damaged."""
-        if digest not in self.digests() and not self.finds(digest):
+        """Return an artifact held of any model, verified; None if this client does not hold it or it is damaged."""
+        if digest not in self.digests():
             return None
         arrays = self._state.get(_ARRAYS)
         if isinstance(arrays, ArrayRecord) and digest in arrays:
@@ -89,90 +94,124 @@ class Held:
             except FlserveError:
                 return None
             return artifact if artifact.digest == digest else None
-        return self._cache.load(digest)
+        return None if self._cache is None else self._cache.load(digest)
 
-    def at_hand(self, digest: str) -> Artifact | None:
-        """Return an artifact that another client of this machine fetched and this process verified; None without one.
+    def at_hand(self, digest: str, way: str) -> Artifact | None:
+        """Return an artifact that another client of this machine came to by the same way in this process; or None.
 
         It saves decoding a payload that leads there; it is no version of this client's until it is installed.
         """
-        return self._cache.at_hand(digest)
+        return None if self._cache is None else self._cache.at_hand(digest, way)
 
-    def install(self, reference: Reference, artifact: Artifact) -> None:
-        """Make an artifact the version this client holds of a model."""
-        if self._on_disk(artifact.nbytes) and self._install_on_disk(reference, artifact):
+    def install(self, reference: Reference, artifact: Artifact, way: str = "") -> None:
+        """Make an artifact the version this client holds of a model, and remember the way that led to it."""
+        if self._root.trouble:
+            self._say(self._root.trouble)
+        if self._cache is not None and self._on_disk(artifact.nbytes) and self._install_on_disk(reference, artifact):
             self._refer(reference, None)
+            if way:
+                remember_way(self._cache.root, way, reference.digest)
         else:
             self._refer(reference, artifact)
 
-    def beside(self, model: str, nbytes: int) -> bytes | memoryview | None:
-        """Return what is kept beside a model of `nbytes`; None if there is nothing."""
+    def beside(self, model: str, nbytes: int, federation: str | None = None) -> bytes | memoryview | None:
+        """Return what is kept beside a version of a model; None if there is nothing.
+
+        Args:
+            model: The model's name.
+            nbytes: Its bytes.
+            federation: The history it is of; None for the one that was installed last.
+        """
+        key = self._key(model, federation)
         if self._on_disk(nbytes):
-            return self._cache.beside(model)
+            return None if self._cache is None else self._cache.beside(key)
         kept = self._state.get(_BESIDE)
-        return kept[model].data if isinstance(kept, ArrayRecord) and model in kept else None
+        return kept[key].data if isinstance(kept, ArrayRecord) and key in kept else None
 
-    def put_beside(self, model: str, nbytes: int, data: Sequence[bytes | memoryview]) -> None:
-        """Keep something beside a model of `nbytes`, where its version is kept; nothing if that cannot be written."""
+    def put_beside(
+        self, model: str, nbytes: int, data: Sequence[bytes | memoryview], federation: str | None = None
+    ) -> None:
+        """Keep something beside a version of a model, where it is kept; nothing if that cannot be written."""
+        key = self._key(model, federation)
         if self._on_disk(nbytes):
-            with suppress(OSError):
-                self._claim()
-                self._cache.put_beside(model, data)
+            if self._cache is not None:
+                with suppress(OSError):
+                    self._claim()
+                    self._cache.put_beside(key, data)
             return
-        kept = self._state.get(_BESIDE, ArrayRecord())
-        self._state[_BESIDE] = ArrayRecord({**kept, model: payload_array(b"".join(data))})
+        kept = list(self._state.get(_BESIDE, ArrayRecord()).items())[-MOST_REFERENCES:]
+        self._state[_BESIDE] = ArrayRecord({**dict(kept), key: payload_array(b"".join(data))})
 
-    def private(self, model: str) -> bytes | memoryview | None:
-        """Return the private tensors that are kept of a model, as they were given; None if there are none."""
+    def _key(self, model: str, federation: str | None) -> str:
+        if federation is not None:
+            return reference_key(model, federation)
+        return next((each.key for each in reversed(self.references()) if each.model == model), model)
+
+    def private(self, model: str, key: str = "") -> bytes | memoryview | None:
+        """Return the private tensors that are kept of a model, as they were given; None if there are none.
+
+        Args:
+            model: Its name.
+            key: Key of their layout; empty for those that were kept last.
+        """
         kept = self._state.get(_PRIVATE)
-        if isinstance(kept, ArrayRecord) and model in kept:
-            return kept[model].data
-        return self._cache.private(model)
+        found = [] if not isinstance(kept, ArrayRecord) else [at for at in kept if at.partition("\n")[0] == model]
+        if key:
+            found = [at for at in found if at == reference_key(model, key)]
+        if found and isinstance(kept, ArrayRecord):
+            return kept[found[-1]].data
+        return None if self._cache is None else self._cache.private.get(model, key)
 
-    def put_private(self, model: str, data: Sequence[bytes | memoryview]) -> None:
-        """Keep private tensors of a model, in place of those before."""
+    def put_private(self, model: str, data: Sequence[bytes | memoryview], key: str = "") -> None:
+        """Keep private tensors of a model, in place of those before of the same layout.
+
+        Raises:
+            StoreError: If there is no room for those of another layout.
+        """
+        at = reference_key(model, key)
         kept = dict(self._state.get(_PRIVATE, ArrayRecord()))
-        kept.pop(model, None)
-        if not (self._on_disk(sum(map(len, data))) and self._put_private_on_disk(model, data)):
-            kept[model] = payload_array(b"".join(data))
+        kept.pop(at, None)
+        wanted = self._cache is None or self._on_disk(sum(map(len, data)))
+        if not (wanted and self._put_private_on_disk(model, data, key)):
+            kept[at] = payload_array(b"".join(data))
         self._state[_PRIVATE] = ArrayRecord(kept)
 
-    def _put_private_on_disk(self, model: str, data: Sequence[bytes | memoryview]) -> bool:
+    def _put_private_on_disk(self, model: str, data: Sequence[bytes | memoryview], key: str) -> bool:
+        if self._cache is None:
+            self._say(f"keeps its private tensors in memory, until the run ends; it {self._root.trouble}")
+            return False
         try:
             self._claim()
-            self._cache.put_private(model, data)
+            self._cache.private.put(model, key, data)
         except OSError as error:
-            log(
-                WARNING, "flserve: %s keeps its private tensors in memory, until the run ends: %s", self.identity, error
-            )
+            self._say(f"keeps its private tensors in memory, until the run ends: {error}")
             return False
         return True
 
     def _on_disk(self, nbytes: int) -> bool:
-        return self._lasting or nbytes > STATE_BYTES
+        return self._root.lasting or nbytes > STATE_BYTES
 
     def _install_on_disk(self, reference: Reference, artifact: Artifact) -> bool:
+        if self._cache is None:
+            return False
         try:
             self._claim()
             self._cache.install(reference, artifact)
         except (OSError, StoreError) as error:
-            log(
-                WARNING,
-                "flserve: %s keeps its version in memory, the cache cannot be written: %s",
-                self.identity,
-                error,
-            )
+            self._say(f"keeps its version in memory, the cache cannot be written: {error}")
             return False
         return True
 
     def _claim(self) -> None:
-        if not self._lasting:
-            make_private(self._cache.root.parent)
+        if self._root.guarded is not None:
+            make_private(self._root.guarded)
+        if self._cache is not None and not self._root.lasting:
             forget_old_runs(self._cache.root)
 
     def _refer(self, reference: Reference, artifact: Artifact | None) -> None:
-        references = {found.model: found for found in self.references()} | {reference.model: reference}
-        self._state[_REFERENCES] = ConfigRecord({model: found.to_json() for model, found in references.items()})
+        others = {found.key: found for found in self.references()[-MOST_REFERENCES:] if found.key != reference.key}
+        references = {**others, reference.key: reference}
+        self._state[_REFERENCES] = ConfigRecord({key: found.to_json() for key, found in references.items()})
         arrays = self._state.get(_ARRAYS, ArrayRecord())
         needed = {found.digest for found in references.values()}
         kept = {digest: array for digest, array in arrays.items() if digest in needed}
@@ -180,32 +219,18 @@ class Held:
             kept[reference.digest] = payload_array(encode(artifact, codec="full"))
         self._state[_ARRAYS] = ArrayRecord(kept)
 
+    def _identified(self, context: Context, root: CacheRoot) -> str:
+        try:
+            return identity(context.node_config, root.path if root.lasting else None, context.node_id)
+        except StoreError as error:
+            self.identity = identity(context.node_config, None, context.node_id)
+            self._say(str(error))
+            return self.identity
 
-def forget_old_runs(root: Path) -> None:
-    """Remove what runs of more than `FORGET_SECONDS` ago left beside a run's directory that is about to be made."""
-    if root.exists():
-        return
-    for other in root.parent.glob("run-*"):
-        with suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (other, *other.iterdir()))
-            if time.time() - newest > FORGET_SECONDS:
-                shutil.rmtree(other, ignore_errors=True)
-
-
-def cache_directory(node_config: Mapping[str, object], run_id: int, node_id: int) -> tuple[Path, bool]:
-    """Return the node's cache directory, and whether it outlives the run."""
-    if configured := str(node_config.get("cache-dir", "") or os.environ.get("FLSERVE_CACHE_DIR", "")):
-        return Path(configured).expanduser().absolute(), True
-    if "partition-id" in node_config:
-        owner = os.getuid() if hasattr(os, "getuid") else 0
-        return Path(tempfile.gettempdir()) / f"flserve-{owner}" / f"run-{run_id}", False
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return home / "flserve" / f"node-{node_id}", True
-
-
-def _identity(context: Context, directory: Path | None) -> str:
-    try:
-        return identity(context.node_config, directory, context.node_id)
-    except StoreError as error:
-        log(WARNING, "flserve: %s", error)
-        return identity(context.node_config, None, context.node_id)
+    def _say(self, what: str) -> None:
+        """Warn of something once a run: the state goes with the client from message to message."""
+        line, said = plain(what, 1000), self._state.get(_SAID)
+        before = list(said) if isinstance(said, ConfigRecord) else []
+        if line not in before:
+            log(WARNING, "flserve: %s %s", self.identity, line)
+            self._state[_SAID] = ConfigRecord(dict.fromkeys([*before[-7:], line], True))

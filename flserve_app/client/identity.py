@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from flserve_app.client.files import write_atomically
+from flserve_app.client.regular import read_regular
 from flserve_app.errors import StoreError
 from flserve_app.text import is_identity
 
@@ -34,12 +36,18 @@ def identity(node_config: Mapping[str, object], directory: Path | None, node_id:
 
 def _kept(path: Path) -> str:
     try:
-        if path.exists():
-            found = path.read_text(encoding="utf-8").strip()
+        with suppress(FileNotFoundError):
+            found = read_regular(path).decode().strip()
             if is_identity(found):
                 return found
-        made = f"client-{secrets.token_hex(8)}"
-        write_atomically(path, made.encode())
+        made = _folder_left(path.parent) or f"client-{secrets.token_hex(8)}"
+        write_atomically(path, made.encode(), forced=True)  # it says where private tensors lie
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"client identity at {path} cannot be read or kept: {error}") from error
     return made
+
+
+def _folder_left(directory: Path) -> str:
+    """Return the name that is left of an identity whose file was lost: the only such client's; empty without one."""
+    names = [path.name for path in (directory / "clients").glob("client-*") if is_identity(path.name)]
+    return names[0] if len(names) == 1 else ""

@@ -2,25 +2,33 @@
 
 `ClientApp(mods=[versioned_mod])` is all a client needs. Put it first: mods after it, and the handlers, see
 plain messages with full ArrayRecords, as without flserve. A message that carries no delivery passes as it is.
-`building(builder)` is the same mod for an app that can build models from recipes: its first contact costs no
-download.
+All messages and replies are held to the node's site policy (`policy`): what is over its bounds is refused, and
+where the policy cannot be read, everything is. `building(builder)` is the same mod for an app that can build
+models from recipes: its first contact costs no download.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from logging import WARNING
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.common.logger import log
 
 from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
+from flserve_app.client.identity import identity
+from flserve_app.client.policy import FRAMES, SitePolicy, site_policy
 from flserve_app.client.private import kept_key
 from flserve_app.client.recipe import Builder
-from flserve_app.client.wire import RECORD, Answer, Delivery, put_answer, take_delivery
+from flserve_app.client.traffic import array_bytes, content_bytes
+from flserve_app.client.wire import MAX_REASON, RECORD, Answer, Delivery, put_answer, take_delivery
 from flserve_app.codec import CODECS
-from flserve_app.errors import DeliveryError
+from flserve_app.errors import ConfigError, DeliveryError
 from flserve_app.fleet import CHAIN, PRIVATE, RECIPE
+from flserve_app.text import is_plain, plain
 
 Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
@@ -51,20 +59,56 @@ def building(builder: Builder) -> Mod:
 
 def follow(message: Message, context: Context, call_next: Handler, builder: Builder | None) -> Message:
     """Do what `versioned_mod` does, with a builder of models if there is one."""
+    try:
+        policy = site_policy(context.node_config)
+    except ConfigError as error:
+        log(WARNING, "flserve: the site policy cannot be read, nothing is done: %s", plain(error))
+        return _turned_away(message, context, f"the site policy cannot be read: {error}")
+    if over := _over(message, policy):
+        log(WARNING, "flserve: a message is refused: %s", over)
+        return _turned_away(message, context, over)
     if not message.has_content() or RECORD not in message.content:
-        return call_next(message, context)
-    held = Held(context)
+        reply = call_next(message, context)
+        over = _over(reply, policy, content_bytes(message)) if isinstance(reply, Message) else ""
+        return _turned_away(message, context, over) if over else reply
+    return _follow(message, context, call_next, builder, Held(context, policy))
+
+
+def _follow(message: Message, context: Context, call_next: Handler, builder: Builder | None, held: Held) -> Message:
     content = RecordDict(dict(message.content))
-    model = ""
+    delivery = None
     try:
         delivery = take_delivery(content)
-        model = "" if delivery is None else delivery.model
         if delivery is None or delivery.action == "hello":
-            return _greet(message, context, held, delivery, builder)
-        fetched = fetch(delivery, held, builder)
+            return _greet(message, context, held, _checked(delivery), builder)
+        fetched = fetch(_checked(delivery), held, builder)
     except DeliveryError as refusal:
-        return _refuse(message, context, held, model, str(refusal))
-    return _handle(message, context, call_next, content, fetched, held)
+        return _refuse(message, context, held, delivery, str(refusal))
+    came = content_bytes(message)
+    reply = _handle(message, context, call_next, content, fetched, held)
+    if over := _over(reply, held.policy, came):
+        log(WARNING, "flserve: %s sends no update: %s", held.identity, over)
+        message.content = RecordDict()
+        return _refuse(message, context, held, delivery, over)
+    return reply
+
+
+def _checked(delivery: Delivery | None) -> Delivery:
+    """Return a delivery whose names may stand in logs and records."""
+    if delivery is None:
+        raise DeliveryError(f"record {RECORD!r} is not there")
+    for what, name in (("model", delivery.model), ("arrays", delivery.arrays)):
+        if not is_plain(name):
+            raise DeliveryError(f"delivery: {what} {name[:80]!r} is no plain name")
+    return delivery
+
+
+def _over(message: Message, policy: SitePolicy, before: int = 0) -> str:
+    """Return which bound a message's content is over, with the bytes that were counted before; empty for none."""
+    arrays, nbytes = array_bytes(message), before + content_bytes(message)
+    if arrays > policy.max_model_bytes + FRAMES and RECORD not in message.content:
+        return f"arrays of {arrays} bytes, max-model-bytes is {policy.max_model_bytes}"
+    return f"{nbytes} bytes a round, max-round-bytes is {policy.round_bytes}" if nbytes > policy.round_bytes else ""
 
 
 def _handle(
@@ -81,35 +125,46 @@ def _handle(
     return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
 
 
-def _greet(
-    message: Message, context: Context, held: Held, delivery: Delivery | None, builder: Builder | None
-) -> Message:
-    model, base = ("", "") if delivery is None else (delivery.model, delivery.base)
-    digests = held.digests(model)
+def _greet(message: Message, context: Context, held: Held, delivery: Delivery, builder: Builder | None) -> Message:
+    digests = held.digests(delivery.model, delivery.federation)
+    base = delivery.base
+    # Told to who names it, and a digest cannot be guessed: the client holds it itself, if under another name.
+    digests = (base, *digests) if base and base not in digests and base in held.digests() else digests
+    # Likewise: nobody is told which history the private tensors are of.
+    keeps = bool(delivery.private) and kept_key(held.private(delivery.model, delivery.private)) == delivery.private
+    builds = builder is not None and held.policy.recipes
     return _reply(
         message,
         Answer(
             status="hello",
             identity=held.identity,
             partitions=_partitions(context),
-            held=(base, *digests) if base and base not in digests and held.finds(base) else digests,
-            private=kept_key(held.private(model)),
-            capabilities=(CHAIN, PRIVATE, *(() if builder is None else (RECIPE,)), *CODECS),
+            held=digests,
+            private=delivery.private if keeps else "",
+            capabilities=(CHAIN, PRIVATE, *((RECIPE,) if builds else ()), *CODECS),
         ),
     )
 
 
-def _refuse(message: Message, context: Context, held: Held, model: str, reason: str) -> Message:
+def _refuse(message: Message, context: Context, held: Held, delivery: Delivery | None, reason: str) -> Message:
     return _reply(
         message,
         Answer(
             status="nack",
             identity=held.identity,
             partitions=_partitions(context),
-            held=held.digests(model),
-            reason=" ".join(reason.split()),
+            held=() if delivery is None else held.digests(delivery.model, delivery.federation),
+            reason=plain(reason, MAX_REASON),
         ),
     )
+
+
+def _turned_away(message: Message, context: Context, reason: str) -> Message:
+    """Return the answer of a node that does nothing: to a delivery a nack, to any other message an error."""
+    if not message.has_content() or RECORD not in message.content:
+        return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=plain(reason)), reply_to=message)
+    named = identity(context.node_config, None, context.node_id)
+    return _reply(message, Answer(status="nack", identity=named, reason=plain(reason, MAX_REASON)))
 
 
 def _reply(message: Message, answer: Answer) -> Message:

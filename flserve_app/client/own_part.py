@@ -4,6 +4,7 @@ What it kept counts only if it verifies and belongs to the layout and the histor
 initial values come with the delivery, or from the model that its recipe builds; without either the client cannot
 follow, and is sent them in the same round. What training made of them is kept whatever becomes of the update: one
 that is lost, late or left out has trained them all the same, and one that is asked for again trains them again.
+What a delivery says of them is held to the node's policy before anything is made of it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
-from flserve_app.client.private import Private, kept_private, read_private
+from flserve_app.client.private import Private, kept_private, read_layout, read_private
 from flserve_app.client.wire import Delivery
 from flserve_app.errors import DeliveryError
+from flserve_app.text import plain
 
 
 def own_part(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> Private | None:
@@ -34,17 +36,21 @@ def own_part(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> P
     """
     if not delivery.private:
         return None
-    kept = kept_private(held.private(delivery.model), delivery.private)
+    kept = kept_private(held.private(delivery.model, delivery.private), delivery.private)
     if kept is not None:
         return kept
     begun = _begun(delivery, held, build)
     _tell(delivery, held, begun)
+    held.put_private(delivery.model, begun.to_bytes(), delivery.private)
     return begun
 
 
 def _begun(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> Private:
     if delivery.start is None:
         raise DeliveryError(f"{held.identity} does not have the private tensors that it is said to keep")
+    claimed, most = read_layout(delivery.start.data).nbytes, held.policy.max_model_bytes
+    if claimed > most:
+        raise DeliveryError(f"the private tensors have {claimed} bytes, max-model-bytes is {most}")
     layout, private = read_private(delivery.start.data)
     if private is None and delivery.recipe:
         private = Private(layout=layout, values=layout.parted(build())[1])
@@ -61,5 +67,5 @@ def _tell(delivery: Delivery, held: Held, begun: Private) -> None:
         held.identity,
         "lost its" if lost else "has no",
         len(begun.layout.specs),
-        delivery.model,
+        plain(delivery.model),
     )

@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flserve_app.artifact import Artifact
-from flserve_app.errors import DeliveryError
+from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.text import plain
 
 if TYPE_CHECKING:  # clients need no catalog: loading it takes longer than a small round
     from flserve_app.store import Serving
@@ -68,6 +69,44 @@ class Recipe:
 Builder = Callable[[Recipe], Artifact]
 
 
+@runtime_checkable
+class CountingBuilder(Protocol):
+    """A builder that says beforehand how large a model is: it is asked before it builds."""
+
+    def __call__(self, recipe: Recipe) -> Artifact:
+        """Return the artifact that a recipe stands for."""
+        ...
+
+    def nbytes(self, recipe: Recipe) -> int:
+        """Return the bytes of that artifact's tensors, without building it."""
+        ...
+
+
+def built(recipe: str, builder: Builder, most_bytes: int) -> Artifact:
+    """Return what a recipe names, if it is not too large.
+
+    Args:
+        recipe: JSON of the recipe.
+        builder: Builds it; asked for the size first if it is a `CountingBuilder`.
+        most_bytes: Bytes that its tensors may have.
+
+    Raises:
+        DeliveryError: If it is malformed or too large, or the builder raises whatever it may.
+    """
+    parsed = parse_recipe(recipe)
+    try:
+        if isinstance(builder, CountingBuilder):
+            _check_size(builder.nbytes(parsed), most_bytes)
+        artifact = builder(parsed)
+        _check_size(artifact.nbytes, most_bytes)
+    except DeliveryError:
+        raise
+    # A builder is somebody's code, run on a server's numbers: whatever it raises, the model can still be sent.
+    except Exception as error:
+        raise DeliveryError(f"recipe: {parsed.model_id} cannot be built here: {plain(_said(error))}") from error
+    return artifact
+
+
 def parse_recipe(text: str) -> Recipe:
     """Read what `Recipe.to_json` wrote.
 
@@ -97,6 +136,14 @@ def recipe_of(serving: Serving | None) -> Recipe | None:
         )
     except (DeliveryError, KeyError, TypeError, IndexError):
         return None  # it serves, but nobody can build it from this
+
+
+def _check_size(nbytes: int, most_bytes: int) -> None:
+    _check(nbytes <= most_bytes, f"a model of {nbytes} bytes, at most {most_bytes} are built here")
+
+
+def _said(error: Exception) -> str:
+    return f"{error}" if isinstance(error, FlserveError) else f"{type(error).__name__}: {error}"
 
 
 def _check(holds: bool, found: str) -> None:

@@ -20,17 +20,30 @@ class Reference:
         version: Its number; -1 for an artifact that was never published.
         digest: Hex digest of its artifact.
         private: Key of the layout of the tensors that belong to it and are the client's own; empty if there are none.
+        federation: Names the history of versions that it is of, as its server said; empty if the server said nothing.
     """
 
     model: str
     version: int
     digest: str
     private: str = ""
+    federation: str = ""
+
+    @property
+    def key(self) -> str:
+        """What it is kept under: a model of one federation has nothing to do with one of the same name elsewhere."""
+        return reference_key(self.model, self.federation)
 
     def to_json(self) -> str:
         """Return the reference as one line of JSON."""
         found = {"model": self.model, "version": self.version, "digest": self.digest}
-        return json.dumps({**found, "private": self.private} if self.private else found)
+        added = {"private": self.private, "federation": self.federation}
+        return json.dumps({**found, **{key: value for key, value in added.items() if value}})
+
+
+def reference_key(model: str, federation: str) -> str:
+    """Return what a client keeps a model of a federation under; the model's name alone where there is no federation."""
+    return f"{model}\n{federation}" if federation else model
 
 
 def parse_reference(text: str) -> Reference:
@@ -46,6 +59,7 @@ def parse_reference(text: str) -> Reference:
             version=int(found["version"]),
             digest=str(found["digest"]),
             private=str(found.get("private", "")),
+            federation=str(found.get("federation", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreError(f"a held version's reference is malformed: {text[:80]!r}") from error

@@ -65,12 +65,15 @@ class Delivery:
         settled: Hex digests of what the client's last updates led to, those that were aggregated since it was told.
         owed: Whether the server may still use an update that it does not name.
         afresh: Whether the client is to forget what was left out before: it belongs to another history.
-        private: Key of the layout of the tensors that never travel; empty if there are none.
+        private: Key of the layout of the tensors that never travel; empty if there are none. A hello that names it asks
+            whether the client keeps them.
         start: That layout, and with it the initial values unless they are the recipe's; None for who has both.
         payloads: What leads to the target, each relative to what the one before leads to; none if the client
             holds it already.
         recipe: JSON of a recipe to start from; empty if there is none.
-        base: For a hello, hex digest of an artifact the client may find in its cache directory; empty for none.
+        base: For a hello, hex digest of an artifact the client may hold under another name; empty for none.
+        federation: Hex name of the history that the versions are of: what a client holds of a model is told to this
+            history only, and used by it only; empty for a server that does not know of it.
     """
 
     action: Action
@@ -89,6 +92,7 @@ class Delivery:
     afresh: bool = False
     private: str = ""
     start: Array | None = None
+    federation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +153,10 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "owed": delivery.owed,
         "afresh": delivery.afresh,
         "private": bytes.fromhex(delivery.private),
+        "federation": bytes.fromhex(delivery.federation),
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private"):
+    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation"):
         if not record[added]:
             del record[added]
     _put(content, record, delivery.payloads, delivery.start)
@@ -186,6 +191,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         afresh=read_flag(record, "afresh"),
         private=read_digest(record, "private"),
         start=start,
+        federation=read_digest(record, "federation"),
     )
 
 

@@ -1,7 +1,8 @@
 """The client of flserve's own tasks: a NumPyClient that trains, evaluates and predicts on one partition.
 
 What it computes is a function of the arrays, its data and a seed from (seed, round, partition); one torch
-thread, because two add up in another order.
+thread, because two add up in another order. What the server asks for is held to the node's site policy
+(`client_limits`) first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from flwr.app import Context
 
 from flserve_app.artifact import Artifact
 from flserve_app.client import VersionedClient
+from flserve_app.compose.client_limits import check_job, check_model
 from flserve_app.compose.client_settings import ClientSettings, read_settings
 from flserve_app.compose.recipes import build
 from flserve_app.errors import ConfigError
@@ -88,10 +90,13 @@ class TaskClient(VersionedClient):
         partition = self._node.get("partition-id")
         if not isinstance(partition, int):
             raise ConfigError("the node has no partition-id: start it with --node-config 'partition-id=0 ...'")
-        self._settings = read_settings(config)
-        return self._settings, partition
+        settings = read_settings(config)
+        check_job(settings, self.policy)
+        self._settings = settings
+        return settings, partition
 
     def _module(self, settings: ClientSettings, parameters: list[NDArray]) -> tuple[Any, list[str]]:
+        check_model(settings, sum(array.nbytes for array in parameters))
         module = settings.model.build(settings.spec)
         names = list(module.state_dict())
         if len(names) != len(parameters):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from flwr.app import Context
@@ -27,9 +28,16 @@ from flserve_app.experiments.stopping import keep_signals
 CPUS_A_CLIENT = 1
 LOOK_SECONDS = 0.2
 STOP_SECONDS = 3.0  # enough to end what is between two looks at the Grid
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 
 
-def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, num_clients: int) -> None:
+def federate(
+    engine: str,
+    serve: Callable[[Grid], None],
+    client_app: ClientApp,
+    num_clients: int,
+    allowed: Mapping[str, str] = NOTHING_MORE,
+) -> None:
     """Run a federation of simulated nodes.
 
     Args:
@@ -37,11 +45,13 @@ def federate(engine: str, serve: Callable[[Grid], None], client_app: ClientApp, 
         serve: What the server does with its Grid.
         client_app: What every node runs.
         num_clients: Number of nodes.
+        allowed: What the user, who owns these nodes, allows them beside the site policy's defaults: environment
+            variables of it.
 
     Raises:
         FlserveError: Whatever `serve` raised, or that the engine did not run it.
     """
-    with _quiet():
+    with _quiet(), _allowing(allowed):
         if engine == "inprocess":
             with InProcessGrid(client_app, num_clients) as grid:
                 serve(grid)
@@ -122,6 +132,18 @@ def _unless(stopping: threading.Event, ask: Callable[..., Any], *args: Any, **op
     if stopping.is_set():
         raise Interrupted("the run was told to stop")
     return ask(*args, **options)
+
+
+@contextmanager
+def _allowing(allowed: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block: this process's clients, and the workers it starts, read them."""
+    before = {name: os.environ.get(name) for name in allowed}
+    os.environ.update(allowed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextmanager

@@ -22,11 +22,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flserve_app.client.policy import SitePolicy
 from flserve_app.compose.apps import make_client_app
+from flserve_app.compose.client_limits import is_place, place_of
 from flserve_app.compose.folder import NO_FILES
 from flserve_app.compose.job import check, run_job
 from flserve_app.compose.screen import Screen, sweep_table
-from flserve_app.config import Composed, checked, conf_dir, one_sentence, register_schemas
+from flserve_app.config import AppConfig, Composed, checked, conf_dir, one_sentence, register_schemas
 from flserve_app.errors import ConfigError, FlserveError, StoreError
 from flserve_app.experiments.console import report_console
 from flserve_app.experiments.engine import federate
@@ -100,10 +102,24 @@ def run_simulated(composed: Composed, folder: Path, also: Mapping[str, str] = NO
         summaries.append(run_job(grid, composed, folder, screen.show, also))
 
     try:
-        federate(composed.app.engine, serve, make_client_app(), clients)
+        federate(composed.app.engine, serve, make_client_app(), clients, _allowed(composed.app, clients))
     finally:
         screen.close(summaries[0] if summaries else None)
     return summaries[0]
+
+
+def _allowed(app: AppConfig, clients: int) -> dict[str, str]:
+    """Return what the user's own simulated clients may do: what the user just asked for."""
+    least = SitePolicy()
+    allowed = {
+        "FLSERVE_MAX_CLIENTS": str(max(clients, least.max_clients)),
+        "FLSERVE_MAX_EPOCHS": str(max(app.train.epochs, least.max_epochs)),
+    }
+    allowed = {name: value for name, value in allowed.items() if not os.environ.get(name)}
+    if app.task.name == "hub" and is_place(app.task.hub.dataset):
+        folders = filter(None, (os.environ.get("FLSERVE_FOLDERS"), str(place_of(app.task.hub.dataset).absolute())))
+        allowed["FLSERVE_FOLDERS"] = os.pathsep.join(folders)
+    return allowed
 
 
 def _job(config: DictConfig) -> dict[str, Any]:

@@ -138,6 +138,7 @@ class Dispatch:
             payloads=arrays,
             recipe=recipe,
             rounding=self._rounding(parcel),
+            federation=self._publisher.federation.name,
         )
 
     def _rounding(self, parcel: Parcel) -> str:

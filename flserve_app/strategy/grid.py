@@ -103,6 +103,7 @@ class VersionedGrid(Grid):
             ledger,
             grid,
             base,
+            marks=self._marks,
             earlier=publisher.held_before(),
             renamed=self._settlements.renamed,
         )
@@ -213,6 +214,9 @@ class VersionedGrid(Grid):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
         return self._ordered(arrived)
+
+    def _marks(self) -> tuple[str, str]:
+        return self._private.key, self._publisher.federation.name
 
     def _admits(self, parcel: Parcel) -> bool:
         client = self.fleet.get(parcel.node_id)

@@ -50,6 +50,11 @@ class PrivatePart:
         self._start: Array | None = None
         self._layout: Array | None = None
 
+    @property
+    def key(self) -> str:
+        """Key of the layout; empty if nothing is private."""
+        return self._key
+
     def begin(self, model: Artifact) -> Artifact:
         """Begin a history with an initial model; return its shared part.
 

@@ -29,6 +29,7 @@ from flserve_app.fleet import BASIC, RECIPE
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 from flserve_app.strategy.annex import State
+from flserve_app.strategy.federation import Federation
 from flserve_app.strategy.planner import Planner
 from flserve_app.strategy.remainder import joined, parted
 
@@ -72,6 +73,7 @@ class Publisher:
         self._numbers: dict[str, int] = {}
         self._line: set[str] = set()
         self._own: set[int] = set()
+        self.federation = Federation(registry, model)
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
 
     @property

@@ -60,6 +60,7 @@ class Roster:
         ledger: Where bytes are counted.
         grid: The Grid that carries the greetings.
         base: Digest of an artifact that they are asked to look for; empty for none.
+        marks: Returns what tells this federation from others: key of the private tensors' layout, name of the history.
         earlier: What version of the model each identity held when an earlier run last heard of it.
         renamed: Called with the names a client had and has, when it has its identity after all.
     """
@@ -72,9 +73,11 @@ class Roster:
         grid: Grid,
         base: str = "",
         *,
+        marks: Callable[[], tuple[str, str]] = lambda: ("", ""),
         earlier: Mapping[str, str] = NO_HOLDINGS,
         renamed: Callable[[str, str], None] = lambda before, after: None,
     ) -> None:
+        self._marks = marks
         self._model = model
         self._uplink = uplink
         self._base = base
@@ -195,7 +198,9 @@ class Roster:
 
     def _hello(self, node_id: int) -> Message:
         content = RecordDict()
-        put_delivery(content, Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base))
+        private, federation = self._marks()
+        hello = Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base)
+        put_delivery(content, replace(hello, private=private, federation=federation))
         return Message(content, dst_node_id=node_id, message_type="train")
 
     def _welcome(self, node_id: int, reply: Message) -> None:

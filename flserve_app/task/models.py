@@ -125,18 +125,37 @@ def build_model(
     Raises:
         TaskError: If the name or an argument is unknown, a value is out of its range, or the model is too big.
     """
-    resolved = model_arguments(name, arguments)
-    kind = MODELS[name]
-    if kind.rank not in (None, len(input_shape)) or any(size < 1 for size in (*input_shape, classes)):
-        raise TaskError(f"model {name!r} cannot take inputs of shape {input_shape} to {classes} classes")
-    if kind.dtype != input_dtype:
-        raise TaskError(f"model {name!r} takes {kind.dtype} inputs, the task has {input_dtype}")
-    _check_size(name, kind, input_shape=input_shape, classes=classes, **resolved)
+    kind, resolved = _resolved(name, input_shape, classes, input_dtype, arguments)
+    _count(name, kind, input_shape=input_shape, classes=classes, **resolved)
     # Modules draw throw-away weights when they are made; the caller's stream is not to notice.
     with torch.random.fork_rng(devices=[]):
         model = kind.build(input_shape=input_shape, classes=classes, **resolved)
     draw_weights(model, seed)
     return model
+
+
+def model_nbytes(
+    name: str,
+    *,
+    input_shape: Shape,
+    classes: int,
+    input_dtype: str = "float32",
+    **arguments: int | bool,
+) -> int:
+    """Return the bytes of a model's state, parameters and buffers, without building it.
+
+    Args:
+        name: A key of `MODELS`.
+        input_shape: As for `build_model`.
+        classes: As for `build_model`.
+        input_dtype: As for `build_model`.
+        arguments: As for `build_model`.
+
+    Raises:
+        TaskError: As `build_model`.
+    """
+    kind, resolved = _resolved(name, input_shape, classes, input_dtype, arguments)
+    return _count(name, kind, input_shape=input_shape, classes=classes, **resolved)
 
 
 def model_arguments(name: str, arguments: Mapping[str, int | bool]) -> dict[str, int | bool]:
@@ -192,12 +211,27 @@ def initial_artifact(model: nn.Module) -> Artifact:
     return to_artifact(model)
 
 
-def _check_size(name: str, kind: ModelKind, **arguments: Any) -> None:
-    """Count the parameters on the meta device, which allocates nothing."""
+def _resolved(
+    name: str, input_shape: Shape, classes: int, input_dtype: str, arguments: Mapping[str, int | bool]
+) -> tuple[ModelKind, dict[str, int | bool]]:
+    resolved = model_arguments(name, arguments)
+    kind = MODELS[name]
+    if kind.rank not in (None, len(input_shape)) or any(size < 1 for size in (*input_shape, classes)):
+        raise TaskError(f"model {name!r} cannot take inputs of shape {input_shape} to {classes} classes")
+    if kind.dtype != input_dtype:
+        raise TaskError(f"model {name!r} takes {kind.dtype} inputs, the task has {input_dtype}")
+    return kind, resolved
+
+
+def _count(name: str, kind: ModelKind, **arguments: Any) -> int:
+    """Return the bytes of a model's state, counted on the meta device, which allocates nothing."""
     try:
         with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in kind.build(**arguments).parameters())
+            model = kind.build(**arguments)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        nbytes: int = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     except (RuntimeError, OverflowError, TypeError) as error:
         raise TaskError(f"model {name!r} cannot be built with {arguments}: {error}") from error
     if parameters > MAX_PARAMETERS:
         raise TaskError(f"model {name!r} would have {parameters} parameters, at most {MAX_PARAMETERS} are allowed")
+    return nbytes

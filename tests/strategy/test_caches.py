@@ -53,11 +53,10 @@ def test_a_run_with_a_store_of_its_own_does_not_know_what_clients_hold(tmp_path)
     other = federate(tmp_path / "t", grid=fleet(tmp_path, run_id=2), initial=small_arrays(5), rounds=1)
     assert other.rows[1].plans == {"full": 3}
     same = federate(tmp_path / "u", grid=fleet(tmp_path, run_id=3), initial=small_arrays(5), rounds=1)
-    assert same.rows[1].plans == {"none": 3}
+    assert same.rows[1].plans == {"full": 3}, "of the same name and content, and of another federation all the same"
 
 
-def test_another_model_of_the_store_is_no_base(tmp_path):
-    """Whoever says to hold it would be told the difference: the operator has to name it (`base_version`)."""
+def test_clients_tell_of_the_model_that_is_asked_for_and_of_no_other(tmp_path):
     federate(tmp_path / "s", grid=fleet(tmp_path), rounds=2, model_name="a").registry.close()
     other = federate(tmp_path / "s", grid=fleet(tmp_path, run_id=2), initial=small_arrays(5), rounds=1, model_name="b")
     assert other.rows[1].plans == {"full": 3}
@@ -79,22 +78,27 @@ def cached(tmp_path, run_id, *numbers):
     return grid
 
 
-@pytest.mark.slow
-def test_a_base_version_is_found_by_clients_that_never_fetched_it(tmp_path):
+def test_a_base_version_is_what_a_client_holds_under_another_name(tmp_path):
     first = federate(tmp_path / "s", grid=cached(tmp_path, 1, 0, 1), inner=fedavg(2, 2, 2), model_name="a", rounds=2)
     base, tuned = first.strategy.version, first.registry.load(first.digest)
     first.registry.close()
-    options = {"initial": to_record(tuned), "model_name": "b", "rounds": 1}
-    grid = cached(tmp_path, 2, 7, 8)
-    again = federate(tmp_path / "s", grid=grid, base_version="a@latest", **options)
-    assert again.rows[1].plans == {"none": 2}
-    again.registry.close()
-    moved = {"initial": drift(to_record(tuned), 1, 1), "model_name": "c", "rounds": 1}
-    near = federate(tmp_path / "s", grid=cached(tmp_path, 3, 17, 18), base_version=base.digest, **moved)
+    moved = {"initial": drift(to_record(tuned), 1, 1), "rounds": 1}
+    near = federate(tmp_path / "s", grid=cached(tmp_path, 2, 0, 1), base_version="a@latest", model_name="b", **moved)
     assert near.rows[1].plans == {"delta": 2}
     near.registry.close()
-    far = federate(tmp_path / "s", grid=cached(tmp_path, 4, 27, 28), **{**moved, "model_name": "d"})
-    assert far.rows[1].plans == {"full": 2}
+    options = {"base_version": base.digest, "model_name": "c", **moved}
+    fetched_by_others = federate(tmp_path / "s", grid=cached(tmp_path, 3, 7, 8), **options)
+    assert fetched_by_others.rows[1].plans == {"full": 2}
+
+
+def test_a_base_version_that_is_published_as_it_is_is_sent_whole_in_the_same_round(tmp_path):
+    first = federate(tmp_path / "s", grid=cached(tmp_path, 1, 0, 1), inner=fedavg(2, 2, 2), model_name="a", rounds=2)
+    tuned = first.registry.load(first.digest)
+    first.registry.close()
+    options = {"initial": to_record(tuned), "model_name": "b", "rounds": 1}
+    again = federate(tmp_path / "s", grid=cached(tmp_path, 2, 0, 1), base_version="a@latest", **options)
+    assert again.rows[1].plans == {"none": 2, "resend": 2}
+    assert again.total("failures") == 0
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_initial_values_are_sent_once_and_then_the_key_alone(tmp_path):
     grid.down.append(note)
     run = personal(tmp_path / "store", grid=grid)
     hellos, first, later = starts[:SIZE], starts[SIZE : 2 * SIZE], starts[2 * SIZE :]
-    assert [told[1:] for told in hellos] == [(False, False)] * SIZE
+    assert [told[1:] for told in hellos] == [(False, True)] * SIZE, "a greeting asks whether they are kept"
     assert [told[1:] for told in first] == [(True, True)] * SIZE
     assert [told[1:] for told in later] == [(False, True)] * (5 * SIZE)
     head = sum(array.numpy().nbytes for name, array in arrays().items() if name in PRIVATE)
