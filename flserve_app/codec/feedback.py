@@ -60,7 +60,7 @@ class Feedback:
         try:
             values: Any = json.loads(text)
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise CodecError(f"feedback: not settings: {text[:100]!r}: {error}") from error
 
 

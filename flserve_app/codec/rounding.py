@@ -122,7 +122,7 @@ class Rounding:
         try:
             values: Any = json.loads(text)
             return cls(**{**values, "roles": Roles.from_pairs(values.get("roles", ()))})
-        except (TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (TypeError, ValueError, AttributeError, RecursionError, ConfigError) as error:
             raise CodecError(f"rounding: not settings: {text[:100]!r}: {error}") from error
 
 
