@@ -85,6 +85,18 @@ class VersionedClient(NumPyClient, ABC):
         raise NotFound(f"{self.identity} {asked}; held models: {', '.join(sorted(references))}")
 
     @final
+    def delivered(self) -> Reference:
+        """Return the version that was delivered to this client last in this run: what its server may ask about.
+
+        Raises:
+            NotFound: If none was; what the client holds of other runs is not this server's.
+        """
+        found = self._held.delivered()
+        if not found:
+            raise NotFound(f"{self.identity} holds no version yet that was delivered in this run")
+        return found[-1]
+
+    @final
     def predict(self, inputs: NDArray, model: str = "") -> NDArray:
         """Return outputs for `inputs` (n, ...) from the held version, on this device alone.
 

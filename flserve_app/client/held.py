@@ -62,6 +62,7 @@ class Held:
         self.policy = policy or SitePolicy()
         self._root = cache_root(context.node_config, context.run_id, context.node_id)
         self.identity = self._identified(context, self._root)
+        self._kept: tuple[Reference, ...] | None = None
         path = self._root.path
         self._cache = None if path is None else CacheDirectory(path, self.identity, self.policy)
         if path is None and self.identity == f"node-{context.node_id}":
@@ -69,11 +70,21 @@ class Held:
 
     def references(self) -> tuple[Reference, ...]:
         """Return what the client says it holds, a reference a model of a federation, the newest last."""
+        if self._kept is None:
+            lasts = self._cache is not None and self._root.lasting
+            self._kept = self._cache.references() if self._cache is not None and lasts else ()
+        found = {each.key: each for each in self._kept}
+        for each in self.delivered():
+            found.pop(each.key, None)
+            found[each.key] = each
+        return tuple(found.values())
+
+    def delivered(self) -> tuple[Reference, ...]:
+        """Return what was delivered to the client in this run, the newest last."""
         record = self._state.get(_REFERENCES)
-        if not isinstance(record, ConfigRecord):
-            return self._cache.references() if self._cache is not None and self._root.lasting else ()
         try:
-            return tuple(parse_reference(str(line)) for line in record.values())
+            lines = record.values() if isinstance(record, ConfigRecord) else ()
+            return tuple(parse_reference(str(line)) for line in lines)
         except StoreError:
             return ()
 
@@ -107,6 +118,7 @@ class Held:
         """Make an artifact the version this client holds of a model, and remember the way that led to it."""
         if self._root.trouble:
             self._say(self._root.trouble)
+        self._kept = None
         if self._cache is not None and self._on_disk(artifact.nbytes) and self._install_on_disk(reference, artifact):
             self._refer(reference, None)
             if way:
@@ -209,7 +221,7 @@ class Held:
             forget_old_runs(self._cache.root)
 
     def _refer(self, reference: Reference, artifact: Artifact | None) -> None:
-        others = {found.key: found for found in self.references()[-MOST_REFERENCES:] if found.key != reference.key}
+        others = {found.key: found for found in self.delivered()[-MOST_REFERENCES:] if found.key != reference.key}
         references = {**others, reference.key: reference}
         self._state[_REFERENCES] = ConfigRecord({key: found.to_json() for key, found in references.items()})
         arrays = self._state.get(_ARRAYS, ArrayRecord())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from logging import WARNING
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -29,6 +30,9 @@ from flserve_app.codec import CODECS
 from flserve_app.errors import ConfigError, DeliveryError
 from flserve_app.fleet import CHAIN, PRIVATE, RECIPE
 from flserve_app.text import is_plain, plain
+
+NO_MEMORY = "there is not enough memory for it"
+_admitted: ContextVar[bool] = ContextVar("flserve_admitted", default=False)
 
 Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
@@ -64,17 +68,38 @@ def follow(message: Message, context: Context, call_next: Handler, builder: Buil
     except ConfigError as error:
         log(WARNING, "flserve: the site policy cannot be read, nothing is done: %s", plain(error))
         return _turned_away(message, context, f"the site policy cannot be read: {error}")
-    if over := _over(message, policy):
+    if _admitted.get():  # the handler of a message that was looked at: a VersionedClient behind the mod
+        return _follow(message, context, call_next, builder, policy)
+    token = _admitted.set(True)
+    try:
+        return _bounded(message, context, call_next, builder, policy)
+    finally:
+        _admitted.reset(token)
+
+
+def _bounded(
+    message: Message, context: Context, call_next: Handler, builder: Builder | None, policy: SitePolicy
+) -> Message:
+    """Follow a message, unless it or its reply is over a bound."""
+    over, came = _over(message, policy), content_bytes(message)
+    if over:
         log(WARNING, "flserve: a message is refused: %s", over)
         return _turned_away(message, context, over)
-    if not message.has_content() or RECORD not in message.content:
-        reply = call_next(message, context)
-        over = _over(reply, policy, content_bytes(message)) if isinstance(reply, Message) else ""
-        return _turned_away(message, context, over) if over else reply
-    return _follow(message, context, call_next, builder, Held(context, policy))
+    delivers = _delivers(message)
+    reply = _follow(message, context, call_next, builder, policy)
+    over = _over(reply, policy, came) if isinstance(reply, Message) else ""
+    if over:
+        log(WARNING, "flserve: a reply is held back: %s", over)
+        return _turned_away(message, context, over, delivers=delivers)
+    return reply
 
 
-def _follow(message: Message, context: Context, call_next: Handler, builder: Builder | None, held: Held) -> Message:
+def _follow(
+    message: Message, context: Context, call_next: Handler, builder: Builder | None, policy: SitePolicy
+) -> Message:
+    if not _delivers(message):
+        return call_next(message, context)
+    held = Held(context, policy)
     content = RecordDict(dict(message.content))
     delivery = None
     try:
@@ -84,13 +109,13 @@ def _follow(message: Message, context: Context, call_next: Handler, builder: Bui
         fetched = fetch(_checked(delivery), held, builder)
     except DeliveryError as refusal:
         return _refuse(message, context, held, delivery, str(refusal))
-    came = content_bytes(message)
-    reply = _handle(message, context, call_next, content, fetched, held)
-    if over := _over(reply, held.policy, came):
-        log(WARNING, "flserve: %s sends no update: %s", held.identity, over)
-        message.content = RecordDict()
-        return _refuse(message, context, held, delivery, over)
-    return reply
+    except MemoryError:
+        return _refuse(message, context, held, delivery, NO_MEMORY)
+    return _handle(message, context, call_next, content, fetched, held)
+
+
+def _delivers(message: Message) -> bool:
+    return message.has_content() and RECORD in message.content
 
 
 def _checked(delivery: Delivery | None) -> Delivery:
@@ -106,7 +131,7 @@ def _checked(delivery: Delivery | None) -> Delivery:
 def _over(message: Message, policy: SitePolicy, before: int = 0) -> str:
     """Return which bound a message's content is over, with the bytes that were counted before; empty for none."""
     arrays, nbytes = array_bytes(message), before + content_bytes(message)
-    if arrays > policy.max_model_bytes + FRAMES and RECORD not in message.content:
+    if arrays > policy.max_model_bytes + FRAMES and not _delivers(message):
         return f"arrays of {arrays} bytes, max-model-bytes is {policy.max_model_bytes}"
     return f"{nbytes} bytes a round, max-round-bytes is {policy.round_bytes}" if nbytes > policy.round_bytes else ""
 
@@ -122,7 +147,10 @@ def _handle(
         raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
     if reply.has_error():
         return reply
-    return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
+    try:
+        return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
+    except MemoryError:
+        return _refuse(message, context, held, fetched.delivery, NO_MEMORY)
 
 
 def _greet(message: Message, context: Context, held: Held, delivery: Delivery, builder: Builder | None) -> Message:
@@ -159,9 +187,9 @@ def _refuse(message: Message, context: Context, held: Held, delivery: Delivery |
     )
 
 
-def _turned_away(message: Message, context: Context, reason: str) -> Message:
+def _turned_away(message: Message, context: Context, reason: str, *, delivers: bool | None = None) -> Message:
     """Return the answer of a node that does nothing: to a delivery a nack, to any other message an error."""
-    if not message.has_content() or RECORD not in message.content:
+    if not (_delivers(message) if delivers is None else delivers):
         return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=plain(reason)), reply_to=message)
     named = identity(context.node_config, None, context.node_id)
     return _reply(message, Answer(status="nack", identity=named, reason=plain(reason, MAX_REASON)))

@@ -1,6 +1,6 @@
 """The ClientApp of flserve's own tasks.
 
-`query.predict` asks a client for outputs of the version it holds: the message's ArrayRecord `inputs` has one
+`query.predict` asks a client for outputs of the version that was delivered to it in this run: the message's ArrayRecord `inputs` has one
 array (n, ...), the reply's `outputs` one array (n, classes).
 """
 
@@ -39,15 +39,16 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def predict(message: Message, context: Context) -> Message:
-    """Predict with the held version, on this device.
+    """Predict with the version that this run delivered, on this device.
 
     Raises:
         DeliveryError: If the message has no array of inputs.
-        NotFound: If the client holds no version.
+        NotFound: If the client holds no version of this run.
     """
     inputs = message.content.array_records.get("inputs", ArrayRecord())
     if len(inputs) != 1:
         raise DeliveryError(f"query.predict needs one array of inputs, found {len(inputs)}")
     config = dict(message.content.config_records.get("config", {}))
-    outputs = TaskClient(context).with_settings(config).predict(next(iter(inputs.values())).numpy())
+    client = TaskClient(context).with_settings(config)
+    outputs = client.predict(next(iter(inputs.values())).numpy(), client.delivered().model)
     return Message(RecordDict({"outputs": ArrayRecord({"outputs": Array(outputs)})}), reply_to=message)
