@@ -122,3 +122,14 @@ def test_where_outputs_go(monkeypatch, tmp_path):
     assert project_outputs() == tmp_path
     monkeypatch.delenv("FLSERVE_OUTPUTS")
     assert project_outputs().is_absolute()
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch, grid):
+    monkeypatch.setenv("FLSERVE_OUTPUTS", str(tmp_path / "out"))
+    again = shlex.quote("hydra.run.dir=x/${now:%Y}")
+    for seed in (1, 2, 3):
+        server_app.app(grid, context(overrides=f"{TINY} {again}", num_rounds=0, num_clients=3, seed=seed))
+    folders = sorted((tmp_path / "out" / "x").iterdir())
+    assert len(folders) == 3
+    seeds = [json.loads((folder / "summary.json").read_text())["seed"] for folder in folders]
+    assert seeds == [1, 2, 3]

@@ -47,7 +47,7 @@ def test_a_folder_is_made_when_a_run_is_admitted(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["file/run", "n" * 300, "file"])
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="run folder .* cannot be"), RunFolder(tmp_path / name).admitted(CONFIG):
+    with pytest.raises(StoreError, match=r"run folder .* cannot be"), RunFolder(tmp_path / name).admitted(CONFIG):
         pass
 
 
@@ -112,7 +112,7 @@ def test_a_folder_whose_configuration_cannot_be_read_takes_no_other(held, text):
     (held / "config.yaml").unlink()
     if text is not None:
         (held / "config.yaml").write_text(text, encoding="latin-1")
-    with pytest.raises(Conflict, match="holds one whose config.yaml cannot be read"):
+    with pytest.raises(Conflict, match=r"holds one whose config.yaml cannot be read"):
         RunFolder(held).check(RESUMED)
 
 
@@ -142,7 +142,10 @@ def test_two_runs_that_come_at_once_never_share_a_folder(tmp_path):
     for first, second in ((CONFIG, CONFIG), (RESUMED, RESUMED)):
         folder = tmp_path / str(first["resume"])
         with RunFolder(folder).admitted(first):
-            with pytest.raises(Conflict, match="holds a run|in use by another run"), RunFolder(folder).admitted(second):
+            with (
+                pytest.raises(Conflict, match=r"holds a run|in use by another run"),
+                RunFolder(folder).admitted(second),
+            ):
                 pass
             assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == first["seed"]
 
@@ -224,5 +227,5 @@ def test_without_a_home_an_outputs_folder_has_to_be_named(monkeypatch):
     monkeypatch.delenv("FLSERVE_OUTPUTS", raising=False)
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Installed(None))
     monkeypatch.setattr(Path, "expanduser", unknown)
-    with pytest.raises(ConfigError, match="no home folder is known .*FLSERVE_OUTPUTS"):
+    with pytest.raises(ConfigError, match=r"no home folder is known .*FLSERVE_OUTPUTS"):
         project_outputs()

@@ -155,3 +155,29 @@ def test_a_package_without_its_conf_says_where_it_looked(monkeypatch, tmp_path):
     inside.mkdir(parents=True)
     (inside / "config.yaml").touch()
     assert conf_dir() == Path(inside)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model_name='a\x1b[31mb'", "model_name is 1 to 128 letters"),
+        ("model_name='a/b'", "model_name is 1 to 128 letters"),
+        (f"model_name={'n' * 129}", "model_name is 1 to 128 letters"),
+        ("store='/a\x1b]0;x\x07b'", "store is '/ab', expected a path of printable characters"),
+        ("store='/a\u202eb'", "store is .*, expected a path of printable characters"),
+        ("store=''", "store is '', expected a path"),
+        (f"store=/{'n/' * 2100}", "store is .*, expected a path"),
+        ("hydra.run.dir='a\x1b[31mb'", "hydra.run.dir is 'ab', expected a path of printable characters"),
+    ],
+)
+def test_names_that_a_run_keeps_are_plain(override, message):
+    with pytest.raises(ConfigError, match=message) as found:
+        load([override])
+    assert str(found.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "override", ["store='/ä ö/x'", "store='~/x'", "model_name=''", "model_name=a.b-C_9", f"store=/{'n' * 300}"]
+)
+def test_others_are_taken(override):
+    load([override])

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flserve_app.errors import Conflict
+from flserve_app.errors import Conflict, StoreError
 from flserve_app.registry import Registry, leases
-from flserve_app.store import database as databases
 from tests.registry.samples import drifting
 
 
@@ -122,9 +121,16 @@ def test_metrics_that_are_to_be_kept_stay_and_new_ones_come(pair):
     assert one.add_metrics("m", 0, {"accuracy": 0.1}).metrics == {"accuracy": 0.1, "loss": 2.0}
 
 
-def test_a_store_that_cannot_be_written_any_more_does_not_hide_why_a_run_ended(pair, monkeypatch):
+def test_a_store_that_cannot_be_written_any_more_does_not_hide_why_a_run_ended(pair):
     one, other = pair
-    with pytest.raises(ValueError, match="the reason"), one.leases.hold("m"):
-        one.database.write = lambda: (_ for _ in ()).throw(databases.StoreError("disk full"))
+
+    def fail():
+        one.database.write = full
         raise ValueError("the reason")
+
+    def full():
+        raise StoreError("disk full")
+
+    with pytest.raises(ValueError, match="the reason"), one.leases.hold("m"):
+        fail()
     other.leases.check_free("m")  # it is this process's, which holds it no more

@@ -85,3 +85,17 @@ def test_a_moved_store_does_what_a_new_one_does(old_store):
     with Registry.open(old_store, create=False) as registry:
         assert registry.load_state("m", 4) == ("adam", b"x")
         assert [client.identity for client in registry.clients("m")] == ["partition-0"]
+
+
+def test_a_store_without_leases_gets_them(old_store):
+    with Registry.open(old_store, create=False):
+        pass
+    with closing(sqlite3.connect(old_store / "catalog.sqlite")) as connection:
+        connection.executescript("DROP TABLE leases; UPDATE alembic_version SET version_num = '0002';")
+    before = content_of(old_store / "catalog.sqlite")
+    with Registry.open(old_store, create=False) as registry, registry.leases.hold("m"):
+        registry.publish("m", drifting(4)[3], parent=3, round=4, codec="full")
+    after = content_of(old_store / "catalog.sqlite")
+    assert (after.pop("leases"), after.pop("alembic_version")) == ([], [(HEAD,)])
+    assert after["runs"] == before["runs"]
+    assert after["versions"][:-1] == before["versions"]
