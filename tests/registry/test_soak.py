@@ -92,13 +92,14 @@ class Soak:
                     self.done[f"read: {what}"] += count
 
     def collect(self, stream):
-        """Collections of both kinds, most of them killed at a moment of their own choosing."""
+        """Collections of both kinds, many of them killed at a random moment of the time that the last one took."""
+        lasts = {True: 2.0, False: 2.0}
         while self.going_on():
-            hasty = stream.random() < 0.5
+            hasty, begun = stream.random() < 0.5, time.monotonic()
             gc = (*FLSERVE, "gc", "--keep", KEPT, "--store", self.store)
             process = self.soak("collect", self.store) if hasty else self.start(*gc)
             try:
-                _, errors = process.communicate(timeout=stream.uniform(0.3, 4))
+                _, errors = process.communicate(timeout=stream.choice([None, stream.uniform(0.3, 1.2) * lasts[hasty]]))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
@@ -107,6 +108,7 @@ class Soak:
             if process.returncode:
                 self.fail("gc", errors)
             self.note("gc done")
+            lasts[hasty] = time.monotonic() - begun
 
     def look(self, stream):
         """`verify`, `export`, `log` and `diff`, in any order."""
