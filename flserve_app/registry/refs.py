@@ -28,7 +28,7 @@ def resolve(ref: str, versions: Sequence[Version], labels: Mapping[str, int]) ->
         NotFound: If it names none, or several.
     """
     by_number = {version.number: version for version in versions}
-    if ref in labels:
+    if ref in labels and labels[ref] in by_number:
         return by_number[labels[ref]]
     if (match := _NUMBER.fullmatch(ref)) and int(match[1]) in by_number:
         return by_number[int(match[1])]
