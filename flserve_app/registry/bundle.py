@@ -23,6 +23,7 @@ from flserve_app.registry.manifest import from_json
 from flserve_app.registry.output import writing_output
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Edge, Version
+from flserve_app.store.bounds import check_tensor_names
 from flserve_app.store.names import check_name
 
 MANIFEST = "manifest.json"
@@ -145,6 +146,7 @@ def _check(reader: MemberReader, contents: Contents, places: Mapping[str, int]) 
     for done in derive_all(contents.payloads, lambda edge: _payload(reader, edge, places)):
         if done.artifact is None:
             raise CorruptBlob(f"bundle: payload {done.edge.blob} is damaged: {done.error}") from done.error
+        check_tensor_names(done.artifact)
         if done.artifact.nbytes != contents.sizes[done.edge.target]:
             found = f"{done.artifact.nbytes} bytes, its manifest says {contents.sizes[done.edge.target]}"
             raise CorruptBlob(f"bundle: artifact {done.edge.target} has {found}")

@@ -42,6 +42,7 @@ from flserve_app.store import (
     Version,
     check_digest,
 )
+from flserve_app.store.bounds import check_publication
 
 NO_METRICS: Mapping[str, float] = MappingProxyType({})
 RECENT_BYTES = 256 << 20
@@ -162,7 +163,7 @@ class Registry:
         Raises:
             CodecError: If the delta does not lead to the artifact.
             NotFound: If the parent or the run is not there.
-            StoreError: If the store cannot keep it; then nothing was published.
+            StoreError: If the store cannot keep it, or what it says is out of bounds; nothing was published then.
         """
         draft = Draft(
             model=model,
@@ -176,6 +177,7 @@ class Registry:
             created=self.clock(),
             serving=serving,
         )
+        check_publication(draft, artifact)  # before anything is encoded
         version = insist(lambda: self._publish(draft, artifact, state, state_kind, delta))
         self.archive.remember(artifact)
         return version

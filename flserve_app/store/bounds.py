@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -24,6 +24,7 @@ MAX_METRICS = 1024  # of one version
 MAX_SERVING_BYTES = 4 << 20  # of JSON
 MAX_DEPTH = 32  # of JSON
 MAX_TEXT = 1000  # characters of a text in it
+MOST_OF_A_TENSOR = 1000  # characters of its name
 _MAX_INTEGER = 1 << 63
 _CODEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _SERVING = {"model_id": str, "arguments": dict, "inputs": list, "outputs": list, "classes": list, "preprocessing": dict}
@@ -43,6 +44,25 @@ def check_draft(draft: Draft) -> None:
     check_metrics(draft.metrics)
     if draft.serving is not None:
         read_serving(serving_to_json(draft.serving))
+
+
+def check_publication(draft: Draft, tensors: Iterable[str]) -> None:
+    """Check what a version says, and the names of its tensors. Raises StoreError."""
+    check_draft(draft)
+    check_tensor_names(tensors)
+
+
+def check_tensor_names(names: Iterable[str]) -> None:
+    """Check that tensors have names that can be shown.
+
+    Raises:
+        StoreError: If one has not.
+    """
+    for name in names:
+        if not is_plain(name, MOST_OF_A_TENSOR):
+            raise StoreError(
+                f"a tensor's name is 1 to {MOST_OF_A_TENSOR} printable characters, found {plain(name, 140)!r}"
+            )
 
 
 def check_number(what: str, number: object) -> int:

@@ -49,7 +49,7 @@ def labels_of(connection: Connection, model: str) -> dict[str, int]:
     """Return the labels of a model and the numbers they stand at, by name."""
     query = select(labels.c.name, labels.c.number).join(models, labels.c.model_id == models.c.id)
     found = connection.execute(query.where(models.c.name == model).order_by(labels.c.name))
-    return {row.name: row.number for row in found}
+    return dict(rows.label(row) for row in found)
 
 
 def models_of(connection: Connection) -> tuple[str, ...]:
