@@ -8,6 +8,7 @@ is `immutable` it does without, and then sees nothing new, or one page of this s
 - Which way is decided anew for every connection, and a connection serves one transaction.
 - Without a log the file is read as a whole into memory, and again when it changed. What was read counts only if the
   file stayed as it was and no log appeared: a file that is written has one.
+- A database that keeps no log is written in place, under locks: it is read with them.
 - A log without its index is there for a moment while a writer comes or goes; if it stays, he was cut off.
 """
 
@@ -76,9 +77,18 @@ class UnwritableFile:
                     f"once where it can be written, so that the changes in {self._log.name} are taken in"
                 )
             return self._with_locks()
+        if not self._keeps_log():
+            return self._with_locks()
         with self._lock:
             content = self._content()
         return None if content is None else _in_memory(content)
+
+    def _keeps_log(self) -> bool:
+        try:
+            with self._path.open("rb") as file:
+                return file.read(_VERSIONS.stop)[_VERSIONS] == _WITH_LOG
+        except OSError as error:
+            raise StoreError(f"cannot read catalog {self._path}: {error.strerror}") from error
 
     def _with_locks(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -108,12 +118,10 @@ class UnwritableFile:
 
 
 def _in_memory(content: bytes) -> sqlite3.Connection:
-    if content[_VERSIONS] == _WITH_LOG:  # there is none, and memory has no room for one
-        content = content[: _VERSIONS.start] + _WITHOUT + content[_VERSIONS.stop :]
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        if content:  # an empty file is a database without tables
-            connection.deserialize(content)
+        # There is no log, and memory has no room for one.
+        connection.deserialize(content[: _VERSIONS.start] + _WITHOUT + content[_VERSIONS.stop :])
     except BaseException:
         connection.close()
         raise

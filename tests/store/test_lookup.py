@@ -53,7 +53,7 @@ def transactions(database):
     def execute(connection, cursor, statement, *_):
         if statement.startswith("BEGIN"):
             asked.append([])
-        else:
+        elif not statement.startswith("PRAGMA"):
             asked[-1].append(statement)
 
     event.listen(database._engine, "before_cursor_execute", execute)
