@@ -55,6 +55,8 @@ def salvage(old: Path, connection: Connection) -> dict[str, int]:
     Returns:
         Table to how many rows it gave.
     """
+    if not old.is_file() or old.is_symlink():  # a FIFO would be waited for, a link leads elsewhere
+        return {}
     try:
         with closing(sqlite3.connect(f"file:{quote(str(old))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as source:
             kinds = source.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
