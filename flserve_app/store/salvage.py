@@ -33,8 +33,8 @@ _MEND = (
     "WHERE id IN (SELECT max(id) FROM label_moves GROUP BY model_id, label)",
     *(
         f"DELETE FROM {table} WHERE NOT EXISTS "
-        f"(SELECT 1 FROM versions v WHERE v.model_id = {table}.model_id AND v.number = {table}.number)"
-        for table in ("labels", "states")
+        f"(SELECT 1 FROM versions v WHERE v.model_id = {table}.model_id AND v.number = {table}.{number})"
+        for table, number in (("labels", "number"), ("states", "number"), ("label_moves", "after"))
     ),
     "INSERT OR IGNORE INTO labels (model_id, name, number) "
     f"SELECT model_id, '{LATEST}', max(number) FROM versions GROUP BY model_id",
