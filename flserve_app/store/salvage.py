@@ -33,8 +33,8 @@ _MEND = (
     "WHERE id IN (SELECT max(id) FROM label_moves GROUP BY model_id, label)",
     *(
         f"DELETE FROM {table} WHERE NOT EXISTS "
-        f"(SELECT 1 FROM versions v WHERE v.model_id = {table}.model_id AND v.number = {table}.number)"
-        for table in ("labels", "states")
+        f"(SELECT 1 FROM versions v WHERE v.model_id = {table}.model_id AND v.number = {table}.{number})"
+        for table, number in (("labels", "number"), ("states", "number"), ("label_moves", "after"))
     ),
     "INSERT OR IGNORE INTO labels (model_id, name, number) "
     f"SELECT model_id, '{LATEST}', max(number) FROM versions GROUP BY model_id",
@@ -55,6 +55,8 @@ def salvage(old: Path, connection: Connection) -> dict[str, int]:
     Returns:
         Table to how many rows it gave.
     """
+    if not old.is_file() or old.is_symlink():  # a FIFO would be waited for, a link leads elsewhere
+        return {}
     try:
         with closing(sqlite3.connect(f"file:{quote(str(old))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as source:
             kinds = source.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()

