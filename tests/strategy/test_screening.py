@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord
-from flwr.serverapp.strategy import FedMedian, QFedAvg
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp.strategy import FedAvg, FedMedian, QFedAvg
 
 from tests.apps import numpy_app, small_arrays
 from tests.fleet import FleetGrid
@@ -36,7 +36,6 @@ def malformed(message):
 ODD = {
     "other keys": (arrays(lambda found: {f"x.{name}": value for name, value in found.items()}), "lacks tensor"),
     "a key less": (arrays(lambda found: {name: found[name] for name in list(found)[1:]}), "lacks tensor 'fc.weight'"),
-    "a key more": (arrays(lambda found: {**found, "more": np.zeros(2)}), "other names than most"),
     "another shape": (arrays(lambda found: {**found, "fc.bias": np.zeros(3, np.float32)}), r"has shape (3,)"),
     "a NaN counter": (
         arrays(lambda found: {**found, "bn.num_batches_tracked": np.asarray(np.nan)}),
@@ -54,8 +53,6 @@ ODD = {
     "a NaN weight": (metrics(**{"num-examples": float("nan")}), "'num-examples' is nan"),
     "a negative weight": (metrics(**{"num-examples": -1}), "'num-examples' is -1"),
     "a list for a weight": (metrics(**{"num-examples": [1, 2]}), "'num-examples' is [1, 2]"),
-    "another metric": (metrics(extra=1.0), "other names than most"),
-    "a list for a number": (metrics(loss=[1.0, 2.0]), "other names than most"),
 }
 
 
@@ -89,8 +86,60 @@ def test_an_odd_reply_costs_that_reply(tmp_path, caplog, without, fault, reason)
     assert "\n" not in said[0]
 
 
-def test_the_most_common_form_wins_whoever_comes_first(tmp_path):
-    """The first client is the odd one."""
+FORMS = {
+    "a key more": arrays(lambda found: {**found, "more": np.zeros(2)}),
+    "another metric": metrics(extra=1.0),
+    "a list for a number": metrics(loss=[1.0, 2.0]),
+    "a metric less": metrics(loss=None),
+    "float64": arrays(lambda found: {name: value.astype("f8") for name, value in found.items()}),
+}
+
+
+@pytest.mark.parametrize("fault", FORMS.values(), ids=FORMS)
+def test_what_the_model_does_not_ask_for_costs_nothing(tmp_path, fault):
+    """No reply says how the others have to look: what one has beside the model's form is left behind."""
+    run = federate(tmp_path / "a", grid=fleet(fault), rounds=2)
+    assert run.digest == federate(tmp_path / "b", grid=fleet(lambda _: None), rounds=2).digest
+    assert [row.clients for row in run.rows] == [0, 4, 4]
+    assert list(run.registry.load(run.digest)) == list(small_arrays())
+
+
+def test_metrics_are_averaged_over_those_who_sent_them(tmp_path):
+    run = federate(tmp_path / "s", grid=fleet(metrics(extra=3.0, loss=None)), rounds=1)
+    assert run.rows[1].metrics == {"train_loss": 1.0, "train_extra": 3.0}
+
+
+class Own(FedAvg):
+    """A strategy of somebody else, which is handed what clients sent."""
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        self.seen = [reply.content for reply in replies]
+        return super().aggregate_train(server_round, replies)
+
+
+def own():
+    return Own(fraction_evaluate=0.0, min_train_nodes=4, min_available_nodes=4)
+
+
+def test_a_strategy_that_aggregates_itself_gets_replies_as_they_were_sent(tmp_path):
+    def more(message):
+        if message.has_content() and "arrays" in message.content:
+            arrays(lambda found: {"variate": np.zeros(2), **found})(message)
+            metrics(losses=[1.0, 2.0])(message)
+            message.content["config"] = ConfigRecord({"note": "x"})
+        return message
+
+    grid = FleetGrid(app=numpy_app(mods=()), size=4, up=[more])
+    inner = own()
+    federate(tmp_path / "s", grid=grid, inner=inner, rounds=1)
+    assert [list(content) for content in inner.seen] == [["arrays", "metrics", "config"]] * 4
+    assert [list(content["arrays"]) for content in inner.seen] == [[*small_arrays(), "variate"]] * 4
+    assert all(type(array) is Array for content in inner.seen for array in content["arrays"].values())
+    assert inner.seen[0]["metrics"]["losses"] == [1.0, 2.0]
+
+
+def test_there_the_form_of_most_is_kept_whoever_comes_first(tmp_path, caplog):
     grid = FleetGrid(app=numpy_app(mods=()), size=4)
 
     def odd(message):
@@ -99,7 +148,16 @@ def test_the_most_common_form_wins_whoever_comes_first(tmp_path):
         return message
 
     grid.up.append(odd)
-    assert federate(tmp_path / "s", grid=grid, rounds=1).rows[1].clients == 3
+    assert federate(tmp_path / "s", grid=grid, inner=own(), rounds=1).rows[1].clients == 3
+    assert "other names than most replies" in caplog.text
+
+
+def test_an_array_that_lies_about_itself_is_not_handed_on(tmp_path, caplog):
+    def lies(message):
+        message.content["arrays"]["fc.bias"].__dict__["dtype"] = "int64"
+
+    assert federate(tmp_path / "s", grid=fleet(lies), inner=own(), rounds=1).rows[1].clients == 3
+    assert "says it is another tensor than it is" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [None, FedMedian])
@@ -138,10 +196,25 @@ def test_an_odd_evaluation_is_left_out_too(tmp_path):
     def odd(message):
         ours = message.has_content() and message.metadata.src_node_id == grid.node_id(2)
         if ours and "total" in message.content.get("metrics", {}):
-            metrics(total=None)(message)
+            metrics(**{"num-examples": None})(message)
         return message
 
     grid.up.append(odd)
     run = federate(tmp_path / "s", grid=grid, inner=fedavg(4, 4, 4), rounds=1)
     assert "client_total" in run.rows[1].metrics
     assert run.rows[1].failures == 1
+
+
+def test_it_is_the_weight_alone_that_an_evaluation_needs(tmp_path):
+    grid = FleetGrid(app=numpy_app(mods=()), size=4)
+
+    def odd(message):
+        ours = message.has_content() and message.metadata.src_node_id == grid.node_id(2)
+        if ours and "total" in message.content.get("metrics", {}):
+            metrics(total=None)(message)
+        return message
+
+    grid.up.append(odd)
+    run = federate(tmp_path / "s", grid=grid, inner=fedavg(4, 4, 4), rounds=1)
+    assert run.rows[1].metrics["client_total"] > 0
+    assert run.rows[1].failures == 0
