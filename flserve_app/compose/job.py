@@ -162,6 +162,7 @@ def _federate(grid: Grid, app: AppConfig, registry: Registry, clients: int, run:
         observer=note,
         late=app.strategy.late,
         staleness=app.strategy.staleness,
+        nonfinite=app.strategy.nonfinite,
         roles=dict(roles.rules),
     )
     told = {KEY: settings.to_json()}

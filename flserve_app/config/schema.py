@@ -17,6 +17,7 @@ from flserve_app.errors import ConfigError
 MAX_ROUNDS = 1_000_000
 ENGINES = ("simulation", "inprocess")
 LATE_RULES = ("drop", "rebase")
+NONFINITE_RULES = ("keep", "leave_out")
 DP_KINDS = ("none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive", "local")
 
 
@@ -150,6 +151,8 @@ class StrategyConfig:
         dp: Differential privacy around it.
         late: What becomes of replies that come after their round: `drop` or `rebase`.
         staleness: Exponent of a rebased reply's weight, (1 + versions it lags) ** -staleness.
+        nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`; null leaves them out under
+            medians, trimmed means, Krum's kin and privacy, and keeps them elsewhere.
     """
 
     name: str = MISSING
@@ -160,6 +163,7 @@ class StrategyConfig:
     dp: DpConfig = field(default_factory=DpConfig)
     late: str = "drop"
     staleness: float = 0.5
+    nonfinite: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -169,6 +173,9 @@ class StrategyConfig:
         if self.late not in LATE_RULES:
             raise ConfigError(f"strategy.late is {self.late!r}, expected one of: {', '.join(LATE_RULES)}")
         _not_negative("strategy.staleness", self.staleness)
+        if self.nonfinite not in (None, *NONFINITE_RULES):
+            expected = ", ".join(NONFINITE_RULES)
+            raise ConfigError(f"strategy.nonfinite is {self.nonfinite!r}, expected null or one of: {expected}")
 
 
 @dataclass

@@ -23,6 +23,7 @@ from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.reply_failure import failure
+from flserve_app.strategy.reply_tensors import rebuilt
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.staleness import rebase, staleness_weight
@@ -125,7 +126,8 @@ class LateReplies:
         content = dict(read.content)
         for key, value in read.content.items():
             if isinstance(value, ArrayRecord):
-                content[key] = rebase(value, base, self._publisher.artifact)
+                # Before it is moved: a tensor of another kind would come out of that as the current one.
+                content[key] = rebase(rebuilt(value, base, finite=False), base, self._publisher.artifact)
             elif isinstance(value, MetricRecord):
                 content[key] = _lighter(value, weighted_by, staleness_weight(lag, self._exponent))
         read.content = RecordDict(content)

@@ -25,6 +25,7 @@ from flserve_app.errors import ConfigError
         (TrainConfig, {"momentum": math.nan}, "train.momentum is nan, expected a value from 0 to below 1"),
         (StrategyConfig, {"clients_per_round": 0}, "strategy.clients_per_round is 0, expected at least 1"),
         (StrategyConfig, {"clients_per_evaluation": -1}, "strategy.clients_per_evaluation is -1, expected at least 0"),
+        (StrategyConfig, {"nonfinite": "drop"}, "nonfinite is 'drop', expected null or one of: keep, leave_out"),
     ],
 )
 def test_values_out_of_their_range_are_refused(schema, values, message):
