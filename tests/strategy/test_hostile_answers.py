@@ -198,7 +198,6 @@ def test_late_replies_of_all_kinds_are_as_if_they_had_never_come(tmp_path, monke
     assert [(row.digest, row.skipped) for row in found.rows] == [(row.digest, "") for row in expected.rows]
     # The last cannot come late any more; what is no reply at all is not looked at.
     assert found.total("dropped_late") + found.total("failures") >= len(rows) - 2
-    assert found.total("late") == 0
 
 
 def not_finite(message):
