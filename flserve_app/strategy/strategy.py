@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from types import MappingProxyType
@@ -31,13 +30,14 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import Roles
 from flserve_app.client.records import to_artifact
-from flserve_app.codec.lossy import Lossy, lossy_of
+from flserve_app.codec.lossy import Lossy
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
 from flserve_app.errors import AggregateError, ConfigError
 from flserve_app.registry import Registry
 from flserve_app.store import Holder, Serving, Version
 from flserve_app.strategy.attempt import Attempts
+from flserve_app.strategy.codec_settings import settled
 from flserve_app.strategy.compatibility import NONFINITE_RULES, check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
@@ -49,8 +49,6 @@ from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.rounds import Rounds
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
-
-EXACT = "lossless-small"  # what takes a client from any version to any other where deliveries are rounded
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
 
@@ -120,8 +118,8 @@ class VersionedStrategy(Strategy):
         self.inner = FedAvg() if inner is None else inner
         self._named = tuple(each if isinstance(each, str) else each.name for each in (codec, uplink))
         self._private = PrivatePart(Roles.from_pairs(roles.items()))
-        lossy, self._codec = _settled(codec, self._private.roles)
-        self._rounds_up, self._uplink = _settled(uplink, self._private.roles)
+        lossy, self._codec = settled(codec, self._private.roles)
+        self._rounds_up, self._uplink = settled(uplink, self._private.roles)
         self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
         follows = lossy is not None
@@ -305,9 +303,3 @@ class VersionedStrategy(Strategy):
             return
         self._publisher.adopt(latest, first)
         log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
-
-
-def _settled(codec: str | Lossy, roles: Roles) -> tuple[Lossy | None, str]:
-    """Return the settings of a lossy codec, and the exact codec that is used beside it or in its place."""
-    lossy = lossy_of(codec, {}) if isinstance(codec, str) else codec
-    return (None, str(codec)) if lossy is None else (replace(lossy, roles=roles), EXACT)
