@@ -38,7 +38,7 @@ from flserve_app.registry import Registry
 from flserve_app.store import Holder, Serving, Version
 from flserve_app.strategy.attempt import Attempts
 from flserve_app.strategy.codec_settings import settled
-from flserve_app.strategy.compatibility import NONFINITE_RULES, check_lossy, check_private
+from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
@@ -123,8 +123,6 @@ class VersionedStrategy(Strategy):
         self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
         follows = lossy is not None
-        if nonfinite not in (None, *NONFINITE_RULES):
-            raise ConfigError(f"nonfinite is {nonfinite!r}, expected one of: {', '.join(NONFINITE_RULES)}, or None")
         self._inner = Inner(
             self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows, nonfinite=nonfinite
         )
@@ -234,19 +232,17 @@ class VersionedStrategy(Strategy):
         number = self._offset + server_round
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         try:
-            (aggregate, metrics), used = self._inner.aggregate_train(
-                number, [*replies, *late], self._publisher.artifact
-            )
+            (version, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
         except AggregateError as error:
             self._rounds.skipped(self._trainings.failed(number, error))
             return None, None
         self._rounds.aggregated(len(used), metrics)
-        if aggregate is None:
+        if version is None:
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
         state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(aggregate, number, state)
+        self._publisher.publish(version, number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
