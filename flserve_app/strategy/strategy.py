@@ -81,8 +81,7 @@ class VersionedStrategy(Strategy):
         roles: What tensors are for, by patterns of their names (`artifact.roles`): `private` ones never travel,
             `statistic` and `buffer` ones are never rounded. `evaluate_fn` sees private ones as they were initially.
         nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`. None leaves them out under
-            medians, trimmed means, Krum's kin and privacy, whose guarantee one of them breaks, and keeps them
-            elsewhere, as Flower does.
+            medians, trimmed means, Krum's kin and privacy, which one of them breaks, and keeps them elsewhere.
 
     Raises:
         CodecError: If a codec is unknown.
