@@ -1,6 +1,8 @@
 """The inner strategy, asked and answered so that it can do its work: nothing it computes is changed.
 
-- It gets the replies that fit, in the order of the clients' identities and of the model's tensors.
+- It gets the replies that fit, in the order of the clients' identities and of the model's tensors: in the model's form
+  where Flower's own methods aggregate, as they were sent where somebody else's do (`screening`).
+- What it makes of them is restored to the model's dtypes; what cannot be is no aggregate (`attempt`).
 - Where integer tensors would harm it, it gets floats alone; integers are averaged beside it, weighted as the
   strategy weighs replies, and rounded when the version is made. Evaluation sees all tensors.
 - What it draws from `random` is a function of (seed, round, phase). Noise for privacy comes from numpy's
@@ -33,7 +35,7 @@ from flserve_app.client.records import read_array, record_of, to_record
 from flserve_app.codec.ramp import Ramp
 from flserve_app.errors import ConfigError
 from flserve_app.strategy.attempt import undone_if_it_fails
-from flserve_app.strategy.compatibility import check, nested
+from flserve_app.strategy.compatibility import NONFINITE_RULES, check, nested
 from flserve_app.strategy.metric_means import averaging, level
 from flserve_app.strategy.reply_tensors import is_integral, within
 from flserve_app.strategy.restore import restore
@@ -62,7 +64,7 @@ class Inner:
         nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`; None for what suits the strategy.
 
     Raises:
-        ConfigError: If the strategy cannot be combined with versions.
+        ConfigError: If the strategy cannot be combined with versions, or there is no such rule.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Inner:
         nonfinite: str | None = None,
     ) -> None:
         self.traits = check(strategy, late)
+        if nonfinite not in (None, *NONFINITE_RULES):
+            raise ConfigError(f"nonfinite is {nonfinite!r}, expected one of: {', '.join(NONFINITE_RULES)}, or None")
         self._schedules = {name: (_owner(strategy, name), ramp) for name, ramp in schedules.items()}
         self._follows = follows
         self.strategy = strategy

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from types import MappingProxyType
@@ -32,14 +31,15 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import Roles
 from flserve_app.client.records import to_artifact
-from flserve_app.codec.lossy import Lossy, lossy_of
+from flserve_app.codec.lossy import Lossy
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
 from flserve_app.errors import AggregateError, ConfigError
 from flserve_app.registry import Registry
 from flserve_app.store import Holder, Serving, Version
 from flserve_app.strategy.attempt import Attempts
-from flserve_app.strategy.compatibility import NONFINITE_RULES, check_lossy, check_private
+from flserve_app.strategy.codec_settings import settled
+from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.identities import own_name
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
@@ -51,8 +51,6 @@ from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.rounds import Rounds
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
-
-EXACT = "lossless-small"  # what takes a client from any version to any other where deliveries are rounded
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
 
@@ -85,8 +83,7 @@ class VersionedStrategy(Strategy):
         roles: What tensors are for, by patterns of their names (`artifact.roles`): `private` ones never travel,
             `statistic` and `buffer` ones are never rounded. `evaluate_fn` sees private ones as they were initially.
         nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`. None leaves them out under
-            medians, trimmed means, Krum's kin and privacy, whose guarantee one of them breaks, and keeps them
-            elsewhere, as Flower does.
+            medians, trimmed means, Krum's kin and privacy, which one of them breaks, and keeps them elsewhere.
 
     Raises:
         CodecError: If a codec is unknown.
@@ -122,13 +119,11 @@ class VersionedStrategy(Strategy):
         self.inner = FedAvg() if inner is None else inner
         self._named = tuple(each if isinstance(each, str) else each.name for each in (codec, uplink))
         self._private = PrivatePart(Roles.from_pairs(roles.items()))
-        lossy, self._codec = _settled(codec, self._private.roles)
-        self._rounds_up, self._uplink = _settled(uplink, self._private.roles)
+        lossy, self._codec = settled(codec, self._private.roles)
+        self._rounds_up, self._uplink = settled(uplink, self._private.roles)
         self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
         follows = lossy is not None
-        if nonfinite not in (None, *NONFINITE_RULES):
-            raise ConfigError(f"nonfinite is {nonfinite!r}, expected one of: {', '.join(NONFINITE_RULES)}, or None")
         self._inner = Inner(
             self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows, nonfinite=nonfinite
         )
@@ -239,19 +234,17 @@ class VersionedStrategy(Strategy):
         number = self._offset + server_round
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         try:
-            (aggregate, metrics), used = self._inner.aggregate_train(
-                number, [*replies, *late], self._publisher.artifact
-            )
+            (version, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
         except AggregateError as error:
             self._rounds.skipped(self._trainings.failed(number, error))
             return None, None
         self._rounds.aggregated(len(used), metrics)
-        if aggregate is None:
+        if version is None:
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
         state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(aggregate, number, state)
+        self._publisher.publish(version, number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
@@ -311,9 +304,3 @@ class VersionedStrategy(Strategy):
             return
         self._publisher.adopt(latest, first)
         log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
-
-
-def _settled(codec: str | Lossy, roles: Roles) -> tuple[Lossy | None, str]:
-    """Return the settings of a lossy codec, and the exact codec that is used beside it or in its place."""
-    lossy = lossy_of(codec, {}) if isinstance(codec, str) else codec
-    return (None, str(codec)) if lossy is None else (replace(lossy, roles=roles), EXACT)
