@@ -73,7 +73,7 @@ def test_readers_refuse_what_is_no_regular_file(tmp_path, kind):
             return True
 
         assert within(5, raises)
-    with pytest.raises(OSError, match="device|regular"):
+    with pytest.raises(OSError, match=r"device|regular"):
         read_regular(type(tmp_path)("/dev/zero"))
 
 
