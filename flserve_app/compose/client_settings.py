@@ -19,6 +19,7 @@ from flserve_app.text import plain
 
 KEY = "flserve-job"
 MOST_EXAMPLES = 1 << 20  # a step
+MOST = 1e308
 
 _T = TypeVar("_T")
 _KINDS: Mapping[str, tuple[Any, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "dict[str, Any]": (dict,)}
@@ -110,6 +111,8 @@ def _value(name: str, value: Any, stated: str) -> Any:
     kinds = _KINDS.get(stated, (object,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and stated in ("int", "float")):
         raise TypeError(f"{name} is {value!r}, expected {stated}")
+    if stated == "float" and abs(value) > MOST:
+        raise TypeError(f"{name} is out of all bounds")
     return float(value) if stated == "float" else value
 
 
