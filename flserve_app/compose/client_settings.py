@@ -52,7 +52,7 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
-        _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        _check("epochs", self.epochs, 1 <= self.epochs < 1 << 31, "1 to below 2**31")
         _check("batch_size", self.batch_size, 1 <= self.batch_size <= MOST_EXAMPLES, f"1 to {MOST_EXAMPLES}")
         _check("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "0 to below 1")
