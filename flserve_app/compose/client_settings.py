@@ -19,6 +19,7 @@ from flserve_app.text import plain
 
 KEY = "flserve-job"
 MOST_EXAMPLES = 1 << 20  # a step
+MOST_CHARACTERS = 1 << 16
 MOST = 1e308
 
 _T = TypeVar("_T")
@@ -78,6 +79,8 @@ def read_settings(config: Mapping[str, object]) -> ClientSettings:
     text = config.get(KEY)
     if not isinstance(text, str):
         raise ConfigError(f"the server sent no {KEY!r}: this client app belongs to flserve's own server app")
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"the server's {KEY!r} has {len(text)} characters, at most {MOST_CHARACTERS} are read")
     try:
         found: dict[str, Any] = json.loads(text)
         epochs, batch_size, lr, momentum, proximal = found["train"]

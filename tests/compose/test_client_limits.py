@@ -70,9 +70,18 @@ def test_a_task_or_model_that_is_none_is_one_sentence(change):
     assert str(caught.value).isprintable()
 
 
-def test_nesting_without_end_is_one_sentence():
-    with pytest.raises(ConfigError, match="malformed"):
-        read_settings({KEY: "[" * 100_000})
+@pytest.mark.parametrize("text", ["[" * 60_000, '{"a":' * 9_000, "[" * 100_000, '"' + "a" * 10**6 + '"', "NaN"])
+def test_nesting_and_length_without_end_are_one_sentence(text):
+    with pytest.raises(ConfigError, match=r"malformed|characters") as caught:
+        read_settings({KEY: text})
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("number", ["1", 1.5, True, [1]])
+def test_a_round_that_is_no_number_is_one_sentence(number):
+    arrays = [array.copy() for array in to_arrays(MODEL.build(TINY)).values()]
+    with pytest.raises(ConfigError, match="the server sent server-round"):
+        TaskClient(context(**{"partition-id": 0})).fit(arrays, {**changed(), "server-round": number})
 
 
 @pytest.mark.parametrize(
