@@ -27,7 +27,7 @@ ENVIRONMENT: Final = "FLSERVE_"
 MOST_BYTES: Final = 1 << 60
 _MADE_SHARE = 4  # building takes some times what is built
 FRAMES = 16 << 20  # what arrays and payloads may be larger than their values: names, shapes, headers
-_SIZE = re.compile(r"(\d{1,19}) ?(B|[kKMGT]B|[KMGT]iB)?")
+_SIZE = re.compile(r"([0-9]{1,19}) ?(B|[kKMGT]B|[KMGT]iB)?")
 _UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << 10 * power for power, letter in enumerate("KMGT", start=1)
 }

@@ -1,7 +1,7 @@
 """The ClientApp of flserve's own tasks.
 
-`query.predict` asks a client for outputs of the version that was delivered to it in this run: the message's ArrayRecord `inputs` has one
-array (n, ...), the reply's `outputs` one array (n, classes).
+`query.predict` asks a client for outputs of the version that was delivered to it in this run: the message's
+ArrayRecord `inputs` has one array (n, ...), the reply's `outputs` one array (n, classes).
 """
 
 from __future__ import annotations

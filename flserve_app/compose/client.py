@@ -24,6 +24,7 @@ from flserve_app.errors import ConfigError
 from flserve_app.task import client_data, derived_seed, task_data
 from flserve_app.task.state import load_into, to_arrays
 from flserve_app.task.train import evaluate, predict, train
+from flserve_app.text import plain
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 PROXIMAL = "proximal-mu"  # the key of flwr.serverapp.strategy.FedProx
@@ -48,7 +49,7 @@ class TaskClient(VersionedClient):
         settings, partition = self._job(config)
         examples, _ = client_data(settings.spec, partition)
         module, names = self._module(settings, parameters)
-        seed = derived_seed(settings.spec.seed, "train", int(config.get("server-round", 0)), partition)
+        seed = derived_seed(settings.spec.seed, "train", _round(config), partition)
         measured = train(
             module,
             examples,
@@ -105,9 +106,16 @@ class TaskClient(VersionedClient):
         return module, names
 
 
+def _round(config: Mapping[str, Any]) -> int:
+    found = config.get("server-round", 0)
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise ConfigError(f"the server sent server-round {plain(repr(found))}, expected a whole number")
+    return found
+
+
 def _proximal(settings: ClientSettings, config: Mapping[str, Any]) -> float:
     """Return mu of the proximal term: what FedProx sends with the round, or else the configuration's."""
     found = config.get(PROXIMAL, settings.proximal)
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
-        raise ConfigError(f"the server sent {PROXIMAL} {found!r}, expected a number of 0 or more")
+        raise ConfigError(f"the server sent {PROXIMAL} {plain(repr(found))}, expected a number of 0 or more")
     return float(found)

@@ -19,6 +19,8 @@ from flserve_app.text import plain
 
 KEY = "flserve-job"
 MOST_EXAMPLES = 1 << 20  # a step
+MOST_CHARACTERS = 1 << 16
+MOST = 1e308
 
 _T = TypeVar("_T")
 _KINDS: Mapping[str, tuple[Any, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "dict[str, Any]": (dict,)}
@@ -51,7 +53,7 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
-        _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        _check("epochs", self.epochs, 1 <= self.epochs < 1 << 31, "1 to below 2**31")
         _check("batch_size", self.batch_size, 1 <= self.batch_size <= MOST_EXAMPLES, f"1 to {MOST_EXAMPLES}")
         _check("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "0 to below 1")
@@ -77,6 +79,8 @@ def read_settings(config: Mapping[str, object]) -> ClientSettings:
     text = config.get(KEY)
     if not isinstance(text, str):
         raise ConfigError(f"the server sent no {KEY!r}: this client app belongs to flserve's own server app")
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"the server's {KEY!r} has {len(text)} characters, at most {MOST_CHARACTERS} are read")
     try:
         found: dict[str, Any] = json.loads(text)
         epochs, batch_size, lr, momentum, proximal = found["train"]
@@ -110,6 +114,8 @@ def _value(name: str, value: Any, stated: str) -> Any:
     kinds = _KINDS.get(stated, (object,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and stated in ("int", "float")):
         raise TypeError(f"{name} is {value!r}, expected {stated}")
+    if stated == "float" and abs(value) > MOST:
+        raise TypeError(f"{name} is out of all bounds")
     return float(value) if stated == "float" else value
 
 

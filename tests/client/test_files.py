@@ -1,8 +1,11 @@
+import errno
 import os
+import stat
 
 import pytest
 
 from flserve_app.client.files import make_private, mapped, write_atomically
+from flserve_app.client.identity import identity
 
 
 def test_the_content_is_replaced_and_folders_are_made(tmp_path):
@@ -45,3 +48,53 @@ def test_a_private_folder_is_this_users_alone(tmp_path):
     for name in ("open", "link"):
         with pytest.raises(PermissionError, match=f"{name} is a link, belongs to somebody else or may be written"):
             make_private(tmp_path / name)
+
+
+def test_what_is_forced_is_forced_with_the_folders_that_name_it(tmp_path, monkeypatch):
+    forced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        forced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_atomically(tmp_path / "a" / "b" / "file", b"one")
+    assert forced == []
+    write_atomically(tmp_path / "c" / "d" / "file", b"one", forced=True)
+    folders = [str(tmp_path / "c" / "d"), str(tmp_path / "c"), str(tmp_path)]
+    assert forced[0].startswith(f"{tmp_path}/c/d/.new-")
+    assert forced[1:] == folders
+    forced.clear()
+    identity({}, tmp_path / "e", 1)
+    assert forced[1:] == [str(tmp_path / "e"), str(tmp_path)]
+
+
+@pytest.mark.parametrize("answer", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_forces_no_folders_is_good_enough(tmp_path, monkeypatch, answer):
+    def refuses(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    write_atomically(tmp_path / "a" / "file", b"one", forced=True)
+    assert (tmp_path / "a" / "file").read_bytes() == b"one"
+
+
+def test_a_disk_that_fails_is_an_error(tmp_path, monkeypatch):
+    def fails(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_atomically(tmp_path / "file", b"one", forced=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_are_the_users_own_but_where_a_folder_hands_its_group_on(tmp_path):
+    tmp_path.chmod(0o2775)
+    for name, shared, expected in (("own", False, 0o600), ("shared", True, 0o640)):
+        write_atomically(tmp_path / name, b"one", shared=shared)
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == expected
+    tmp_path.chmod(0o755)
+    write_atomically(tmp_path / "shared", b"one", shared=True)
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o600

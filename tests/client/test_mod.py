@@ -73,15 +73,18 @@ def test_a_client_that_can_build_needs_no_payload(where):
     assert take_answer(building(lambda recipe: NEW)(message, where, echo).content).status == "ok"
 
 
-def test_a_base_that_another_client_of_the_machine_fetched_is_found(tmp_path):
+def test_a_base_is_what_this_client_holds_under_whatever_name(tmp_path):
     one, other = (context(**{"partition-id": number, "cache-dir": str(tmp_path)}) for number in (1, 2))
     versioned_mod(deliver(), one, echo)
-    assert hello(other).held == ()
-    assert hello(other, base=OLD.digest).held == ()
-    assert hello(other, base=NEW.digest).held == (NEW.digest,)
+    assert hello(one, base=OLD.digest).held == (NEW.digest,)
     assert hello(one, base=NEW.digest).held == (NEW.digest,)
-    held = deliver(delivery=Delivery(action="deliver", model="mine", target=NEW.digest))
-    assert take_answer(versioned_mod(held, other, echo).content).status == "ok"
+    assert hello(other, base=NEW.digest).held == (), "another client of the machine fetched it"
+    asked = deliver(delivery=Delivery(action="hello", model="mine", base=NEW.digest))
+    assert take_answer(versioned_mod(asked, one, forbidden).content).held == (NEW.digest,)
+    delta = (payload_array(encode(OLD, NEW)),)
+    moved = Delivery(action="deliver", model="mine", target=OLD.digest, payloads=delta)
+    assert take_answer(versioned_mod(deliver(delivery=moved), other, echo).content).status == "nack"
+    assert take_answer(versioned_mod(deliver(delivery=moved), one, echo).content).status == "ok"
 
 
 def test_what_a_run_leaves_in_a_temporary_directory_is_not_searched(where):

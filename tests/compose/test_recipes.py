@@ -2,16 +2,20 @@
 
 import numpy as np
 import pytest
+from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from flserve_app import client_app
 from flserve_app.artifact import Artifact
 from flserve_app.client import Recipe, building, versioned_mod
+from flserve_app.client.recipe import CountingBuilder
+from flserve_app.client.wire import Delivery, put_delivery, take_answer
 from flserve_app.compose.apps import train
 from flserve_app.compose.recipes import build
 from flserve_app.errors import TaskError
 from flserve_app.registry import Registry
 from flserve_app.task.models import build_model, initial_artifact
+from tests.client.contexts import context
 from tests.compose.jobs import run
 from tests.fleet import FleetGrid
 
@@ -112,3 +116,39 @@ def test_whoever_comes_late_builds_the_first_version_and_gets_what_came_after(tm
     assert all(0 < row.bytes_down < plain[1].bytes_down for row in late)
     assert sum(row.failures + row.plans.get("resend", 0) for row in rows) == 0
     assert [row.digest for row in rows] == [row.digest for row in plain]
+
+
+def test_a_model_is_counted_without_being_built():
+    for name, shape, dtype, arguments in (
+        ("mlp", (8,), "float32", {"hidden": 5}),
+        ("cnn", (1, 8, 8), "float32", {"norm": True}),
+        ("resnet", (1, 8, 8), "float32", {"blocks": 2}),
+        ("chartransformer", (8,), "int64", {}),
+    ):
+        asked = recipe(name, arguments, shape, dtype)
+        assert build.nbytes(asked) == build(asked).nbytes
+    assert isinstance(build, CountingBuilder)
+
+
+BOMBS = [
+    ("chartransformer", (32,), "int64", {"width": 512, "heads": 1, "layers": 256}),
+    ("chartransformer", (1 << 30,), "int64", {"width": 64, "heads": 1, "layers": 1}),
+    ("mlp", ((1 << 31) - 1, (1 << 31) - 1), "float32", {"hidden": (1 << 31) - 1}),
+    ("mlp", (1 << 30,), "float32", {"hidden": 1}),
+    ("cnn", (1, 4096, 4096), "float32", {"width": 64}),
+    ("resnet", (3, 64, 64), "float32", {"width": 4096, "blocks": 64}),
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb[0])
+def test_a_recipe_of_a_few_bytes_that_stands_for_gigabytes_is_a_nack(bomb, monkeypatch):
+    monkeypatch.setattr("flserve_app.client.policy.memory_bytes", lambda: 4 << 30)
+    monkeypatch.setattr("flserve_app.compose.recipes.build_model", lambda *_, **__: pytest.fail("it was built"))
+    name, shape, dtype, arguments = bomb
+    asked = recipe(name, arguments, shape, dtype).to_json()
+    content = RecordDict()
+    put_delivery(content, Delivery(action="deliver", model="m", target="ab" * 32, recipe=asked))
+    message = Message(content, dst_node_id=1, message_type="train")
+    said = take_answer(building(build)(message, context(**{"partition-id": 1}), lambda m, c: m).content)
+    assert said.status == "nack"
+    assert said.reason.startswith("recipe: ")
