@@ -30,6 +30,7 @@ from flserve_app.artifact.roles import NO_ROLES
 from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import DeliveryError, FlserveError
 from flserve_app.fleet import RECIPE, Fleet
+from flserve_app.store import Holder
 from flserve_app.strategy import roster
 from flserve_app.strategy.dispatch import Dispatch, Shared
 from flserve_app.strategy.exchange import Exchange
@@ -37,6 +38,7 @@ from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
+from flserve_app.strategy.patience import Patience
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.reply_failure import failure
@@ -91,8 +93,7 @@ class VersionedGrid(Grid):
         self._grid = grid
         self._publisher = publisher
         self._ledger = ledger
-        self._patience = patience
-        self._asked_since: float | None = None
+        self._patience = Patience(patience)
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._settlements = settlements or Settlements()
         self._intake = Intake(publisher, ledger, self._settlements)
@@ -132,10 +133,14 @@ class VersionedGrid(Grid):
         """The round that goes on."""
         return self._roster.server_round
 
+    def holders(self) -> list[Holder]:
+        """Return what the clients hold that answered in this round."""
+        return self._roster.holders()
+
     def enter(self, server_round: int) -> None:
         """Begin a round."""
         self._roster.server_round = server_round
-        self._asked_since = None
+        self._patience.over()
         self._settlements.enter()
 
     def set_run(self, run: Run) -> None:
@@ -171,7 +176,7 @@ class VersionedGrid(Grid):
         Those that did not are named, too, once the strategy kept asking for `GRACE_SECONDS`: then it needs more.
         """
         node_ids = self.connected()
-        waited = self._check_patience(len(node_ids))
+        waited = self._patience.asked(self.server_round, len(node_ids))
         self._roster.meet(node_ids)
         silent = set(self.fleet.unknown(node_ids)) if waited < roster.GRACE_SECONDS else ()
         return self.fleet.order(node_id for node_id in node_ids if node_id not in silent)
@@ -200,7 +205,7 @@ class VersionedGrid(Grid):
             timeout: Seconds for the whole exchange, resends included; None to wait for all.
         """
         outgoing = list(messages)
-        self._asked_since = None
+        self._patience.over()
         deadline = None if timeout is None else time.monotonic() + timeout
         nodes = (message.metadata.dst_node_id for message in outgoing)
         self._roster.meet_addressed(nodes, HELLO_SECONDS if timeout is None else timeout)
@@ -225,21 +230,6 @@ class VersionedGrid(Grid):
         self._ledger.failed()
         log(WARNING, "flserve: %s is left out: it cannot keep private tensors to itself", client.identity)
         return False
-
-    def _check_patience(self, nodes: int) -> float:
-        """Return for how many seconds a strategy has been asking for nodes.
-
-        Flower's strategies ask for them until there are enough: nodes that left for good end a run.
-        """
-        now = time.monotonic()
-        if self._asked_since is None:
-            self._asked_since = now
-        if self._patience is not None and now - self._asked_since > self._patience:
-            raise DeliveryError(
-                f"round {self.server_round} needs more than the {nodes} clients that are connected: "
-                f"none came within {self._patience:.0f} s"
-            )
-        return now - self._asked_since
 
     def _take_in(
         self, batch: list[Message], sent: dict[int, Parcel], replies: Iterable[Message], arrived: list[Message]

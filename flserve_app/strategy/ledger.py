@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -80,16 +81,21 @@ class RoundRow:
 
 @final
 class Ledger:
-    """Counts one round; `take` hands the counts over and begins the next."""
+    """Counts one round; `take` hands the counts over and begins the next.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._bytes: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._plans: Counter[str] = Counter()
         self._failures = 0
         self._late: Counter[str] = Counter()
         self._longest: defaultdict[str, float] = defaultdict(float)
-        self._began = time.perf_counter()
+        self._began = clock()
 
     def sent(self, direction: Direction, *, payload: int, message: int, full: int) -> None:
         """Count one message's bytes."""
@@ -118,7 +124,7 @@ class Ledger:
 
         Nothing took longer than the round.
         """
-        most = time.perf_counter() - self._began
+        most = self._clock() - self._began
         for phase, seconds in (("fetch", fetch), ("train", train), ("update", update)):
             self._longest[f"{phase}_seconds"] = max(self._longest[f"{phase}_seconds"], min(seconds, most))
 
@@ -142,4 +148,4 @@ class Ledger:
         self._failures = 0
         self._late.clear()
         self._longest.clear()
-        self._began = time.perf_counter()
+        self._began = self._clock()

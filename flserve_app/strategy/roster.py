@@ -32,6 +32,7 @@ from flwr.serverapp import Grid
 
 from flserve_app.client.wire import Answer, Delivery, put_delivery, take_answer
 from flserve_app.fleet import Client, Fleet
+from flserve_app.store import Holder
 from flserve_app.strategy.greetings import Greetings
 from flserve_app.strategy.identities import Identities, own_name
 from flserve_app.strategy.ledger import Ledger
@@ -157,6 +158,17 @@ class Roster:
         """Return what a delivery of a target may build on: what the client says is the target is sent nothing."""
         held = self.fleet.get(node_id).held
         return (target, *held) if target in self.claimed(node_id) and target not in held else held
+
+    def holders(self) -> list[Holder]:
+        """Return what the clients hold that answered in this round.
+
+        One without an identity of its own goes by its node, whose id is another one in every run: it is left out.
+        """
+        return [
+            Holder(identity=each.identity, digest=each.held[0], number=each.version, round=each.last_round)
+            for each in self.fleet.clients.values()
+            if each.held and each.last_round == self.server_round and each.identity != own_name(each.node_id)
+        ]
 
     def takes_no_more(self, node_id: int, what: str) -> None:
         """Note that a client cannot be sent something that it said it could."""

@@ -36,12 +36,11 @@ from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
 from flserve_app.errors import AggregateError, ConfigError
 from flserve_app.registry import Registry
-from flserve_app.store import Holder, Serving, Version
+from flserve_app.store import Serving, Version
 from flserve_app.strategy.attempt import Attempts
 from flserve_app.strategy.codec_settings import settled
 from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.grid import VersionedGrid
-from flserve_app.strategy.identities import own_name
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
@@ -182,14 +181,14 @@ class VersionedStrategy(Strategy):
             evaluate_fn: Evaluates a version on the server.
 
         Raises:
-            Conflict: If the model name exists and the run is not to resume, or another run has it.
+            Conflict: If the model name exists and is not to be resumed, or another run has it.
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
             AggregateError: If no aggregate could be made in two rounds in a row.
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
         self._offset = 0 if latest is None else latest.round
         first = self._shared(initial_arrays) if latest is None else self._restore(latest)
-        versioned = VersionedGrid(
+        versioned = self._grid = VersionedGrid(
             grid,
             self._publisher,
             self._ledger,
@@ -204,7 +203,6 @@ class VersionedStrategy(Strategy):
             seed=self._seed,
             private=self._private,
         )
-        self._grid = versioned
         self._rounds.begin(versioned, self._offset)
         wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
         self._begin(first, latest)
@@ -280,18 +278,9 @@ class VersionedStrategy(Strategy):
         return artifact
 
     def _record_clients(self) -> None:
-        """Record who holds what, once a round: what the fleet may still build on is kept.
-
-        A client without an identity of its own goes by its node, whose id is another one in every run.
-        """
-        if self._grid is None:
-            return
-        holders = [
-            Holder(identity=each.identity, digest=each.held[0], number=each.version, round=each.last_round)
-            for each in self._grid.fleet.clients.values()
-            if each.held and each.last_round == self._grid.server_round and each.identity != own_name(each.node_id)
-        ]
-        self.registry.saw_clients(self._publisher.model, holders)
+        """Record who holds what, once a round: what the fleet may still build on is kept."""
+        if self._grid is not None:
+            self.registry.saw_clients(self._publisher.model, self._grid.holders())
 
     def _leave_out(self, node_id: int, reason: str) -> None:
         self._ledger.failed()

@@ -345,7 +345,7 @@ def test_a_node_that_never_answers_is_greeted_more_and_more_seldom(publisher):
         versioned.enter(number)
         for _ in range(3):
             assert [grid.number(at) for at in versioned.get_node_ids()] == [0]
-            versioned._asked_since = None
+            versioned.enter(number)
     assert pushed.count(grid.node_id(0)) == 1
     assert 5 < pushed.count(grid.node_id(1)) < 15
 

@@ -23,8 +23,13 @@ def rows():
 
 
 @pytest.fixture
-def ledger():
-    return Ledger()
+def clock():
+    return iter(range(0, 10_000, 10)).__next__
+
+
+@pytest.fixture
+def ledger(clock):
+    return Ledger(clock)
 
 
 @pytest.fixture
@@ -60,6 +65,7 @@ def test_counts_belong_to_the_round_they_were_made_in(rounds, rows, ledger):
     ledger.spent("encode", 0.25)
     ledger.answered(fetch=0.5, train=2.0, update=0.25)
     ledger.answered(fetch=0.1, train=1.0, update=0.5)
+    ledger.answered(fetch=0.0, train=0.0, update=1e9)
     rounds.enter(2)
     rounds.finish()
     first, second = rows
@@ -67,7 +73,7 @@ def test_counts_belong_to_the_round_they_were_made_in(rounds, rows, ledger):
     assert (first.bytes_up, first.bytes_up_message, first.bytes_up_full) == (2, 5, 6)
     assert first.plans == {"delta": 2, "none": 1}
     assert (first.failures, first.encode_seconds, first.train_seconds) == (1, 0.5, 2.0)
-    assert (first.fetch_seconds, first.update_seconds) == (0.5, 0.5)
+    assert (first.fetch_seconds, first.update_seconds) == (0.5, 30.0), "nothing took longer than the round"
     assert (second.bytes_down, second.plans, second.failures, second.encode_seconds) == (0, {}, 0, 0.0)
 
 
