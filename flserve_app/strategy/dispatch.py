@@ -6,6 +6,7 @@ Rules:
   whether they know it.
 - What a client is brought from is what was delivered to it, see `roster`.
 - A payload that several messages of a batch carry is one Array, so that Flower uploads it once.
+- Further ArrayRecords of a message (control variates, prototypes) travel as they are, and are counted.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Dispatch:
         private: PrivatePart,
     ) -> None:
         self._private = private
+        self._model_key = "arrays"
         self._late = late
         self._settlements = settlements
         self._seed = secrets.randbits(63) if seed is None else seed
@@ -77,12 +79,13 @@ class Dispatch:
     def parcel(self, message: Message) -> Parcel:
         """Return a strategy's message with what it delivers."""
         parcel = open_message(message)
-        key = model_key(message)
+        key = model_key(message, self._publisher.record, self._model_key)
         fleet = self._roster.fleet
         client = fleet.get(parcel.node_id)
         parcel = replace(parcel, identity=client.identity)
         if key is None:
             return parcel
+        self._model_key = key
         artifact = self._publisher.artifact_of(parcel.content.array_records[key])
         delivers = client.versioned and parcel.node_id in fleet.clients
         return replace(parcel, arrays=key, target=artifact.digest, delivers=delivers)
@@ -123,9 +126,15 @@ class Dispatch:
         return "" if plan.kind != "recipe" or recipe is None else recipe.to_json()
 
     def _count(self, message: Message, parcel: Parcel, kind: str, payload: int) -> None:
-        full = _npy_bytes(parcel.content.array_records[parcel.arrays])
+        sizes = {key: _npy_bytes(record) for key, record in parcel.content.array_records.items()}
+        full = sum(sizes.values())
         self._ledger.planned("resend" if parcel.tries else kind)
-        self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
+        self._ledger.sent(
+            "down",
+            payload=payload + full - sizes[parcel.arrays],
+            message=message_bytes(message),
+            full=0 if parcel.tries else full,
+        )
 
     def _delivery(self, parcel: Parcel, arrays: tuple[Array, ...], recipe: str) -> Delivery:
         return Delivery(

@@ -54,11 +54,29 @@ def open_message(message: Message) -> Parcel:
     )
 
 
-def model_key(message: Message) -> str | None:
+def model_key(message: Message, published: ArrayRecord, usual: str) -> str | None:
     """Return the key of the ArrayRecord that holds the model, or None.
 
-    Train and evaluate messages deliver a model: their first ArrayRecord. A query's arrays are the app's own.
+    Train and evaluate messages deliver a model: the record that was published, and else the one that is most like it. A
+    query's arrays are the app's own.
+
+    Args:
+        message: The strategy's.
+        published: What the strategy was given to send.
+        usual: Where it was found before.
     """
     if not message.has_content() or message.metadata.message_type.split(".")[0] not in ("train", "evaluate"):
         return None
-    return next((key for key, record in message.content.items() if isinstance(record, ArrayRecord)), None)
+    given, names = set(map(id, published.values())), set(published)
+
+    def unlike(key: str, record: ArrayRecord) -> tuple[bool, ...]:
+        return (
+            record is not published,
+            not any(id(array) in given for array in record.values()),
+            key != usual,
+            list(record) != list(published),
+            names.isdisjoint(record),
+        )
+
+    records = message.content.array_records
+    return min(records, key=lambda key: unlike(key, records[key]), default=None)

@@ -29,6 +29,7 @@ from flserve_app.client.wire import Delivery, payload_array
 from flserve_app.errors import ConfigError, FlserveError, StoreError
 from flserve_app.fleet import PRIVATE, Client
 from flserve_app.strategy.annex import State, attached, detached
+from flserve_app.strategy.in_place import take_over
 
 _MARK = "private"
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -133,7 +134,10 @@ class PrivatePart:
             for place, name in zip(layout.places, layout.names, strict=True):
                 names.insert(place, name)
             whole = {name: private[name] if name in private else arrays[name] for name in names}
-            return evaluate_fn(server_round, record_of(whole))
+            model = record_of(whole)
+            metrics = evaluate_fn(server_round, model)
+            take_over(record_of({name: model[name] for name in model if name not in private}), arrays)
+            return metrics
 
         return evaluate
 

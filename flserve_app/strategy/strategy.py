@@ -216,6 +216,7 @@ class VersionedStrategy(Strategy):
             evaluate_fn=self._rounds.evaluating(self._private.completing(evaluate_fn)),
         )
         self._rounds.finish()
+        self._trainings.over()
         result.arrays = result.arrays or self._publisher.record  # nothing, where no round was left to do
         return result
 
@@ -236,6 +237,7 @@ class VersionedStrategy(Strategy):
         except AggregateError as error:
             self._rounds.skipped(self._trainings.failed(number, error))
             return None, None
+        self._trainings.made(bool(used))
         self._rounds.aggregated(len(used), metrics)
         if version is None:
             return None, metrics
@@ -244,7 +246,7 @@ class VersionedStrategy(Strategy):
         state = self._private.attached(self._settlements.attached(save(self.inner)))
         self._publisher.publish(version, number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
-        return self._publisher.record, metrics
+        return self._publisher.go_on_in(self._inner.made), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -260,6 +262,7 @@ class VersionedStrategy(Strategy):
         except AggregateError as error:
             metrics = None
             self._rounds.skipped(self._evaluations.failed(number, error))
+        self._evaluations.made(metrics is not None)
         self._rounds.evaluated(metrics)
         self._record_clients()
         return metrics
