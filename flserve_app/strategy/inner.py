@@ -170,13 +170,12 @@ class Inner:
         if self._flowers_first(method):
             with self._attempt(method):
                 return aggregate(usable), usable
-        contents = [None if reply.has_error() else RecordDict(dict(reply.content)) for reply in usable]
+        contents = [RecordDict(dict(reply.content)) for reply in usable]
         try:
             return self._own(method, aggregate, usable, form)
         except AggregateError as error:
             for reply, content in zip(usable, contents, strict=True):
-                if content is not None:
-                    reply.content = content
+                reply.content = content
             alike = usual(usable, self.weighted_by)
             if not alike.fine or len(alike.fine) == len(usable):
                 raise
@@ -187,13 +186,12 @@ class Inner:
     def _own(
         self, method: str, aggregate: Callable[[list[Message]], _Made], usable: list[Message], form: Form
     ) -> tuple[_Made, list[Message]]:
-        answered = [reply for reply in usable if not reply.has_error()]
         odd: Odd = []
         with self._attempt(method), checking(self.strategy, form, odd.extend):
             made = aggregate(usable)
             out = {id(reply) for reply, _ in odd}
-            used = [reply for reply in answered if id(reply) not in out]
-            if answered and not used:
+            used = [reply for reply in usable if id(reply) not in out]
+            if usable and not used:
                 raise DeliveryError(_none_of(odd))
         self._leave_out(list({id(each[0]): each for each in odd}.values()))
         return made, used
@@ -214,10 +212,11 @@ class Inner:
 
     def _usable(self, replies: Iterable[Message], like: Artifact | None) -> list[Message]:
         """Return the replies that the strategy is asked with. Raises AggregateError."""
-        came = list(replies)
-        answered = [reply for reply in came if not reply.has_error()]
+        answered = [reply for reply in replies if not reply.has_error()]
         flowers = self._flowers_first(EVALUATE if like is None else TRAIN)
-        screened = self._screened(answered, like) if flowers else readable(came, finite=self._finite)
+        screened = (
+            self._screened(answered, like) if flowers else readable(answered, self.weighted_by, finite=self._finite)
+        )
         fine, odd = screened.fine, list(screened.odd)
         if like is not None and self.traits.private and flowers:
             same = [reply for reply in fine if has_no_norm(reply, like)]

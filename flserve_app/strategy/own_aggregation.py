@@ -1,7 +1,8 @@
 """A strategy that aggregates by itself: it is handed what came, as without versions.
 
 Nobody here knows what it makes of its replies (several records, parts of a model, smaller shapes, gradients). Rules:
-- It gets all replies, those with errors too, with the records that were sent. Left out is only what cannot be read.
+- It gets all replies that are no errors, with the records that were sent. Left out is only what cannot be read,
+  or has a weight that is no weight (a reply without one is the strategy's to judge).
 - What it hands on to Flower's own methods (`super().aggregate_train`) is looked at there: what those would refuse, or
   would spoil the rest, is left out, and most replies say what form it has to have.
 - Where it fails, it is asked once more without the replies that are unlike most, if there are any.
@@ -36,19 +37,23 @@ def is_flowers(method: Callable[..., Any]) -> bool:
     return str(getattr(method, "__module__", "")).split(".")[0] == "flwr"
 
 
-def readable(replies: Iterable[Message], *, finite: bool) -> Screened:
-    """Return the replies that can be read, and the others; errors are handed on.
+def readable(replies: Iterable[Message], weighted_by: str | None, *, finite: bool) -> Screened:
+    """Return the replies that can be read, and the others.
 
     Args:
-        replies: All that came.
+        replies: Replies without errors.
+        weighted_by: The metric that replies are weighted by; None if it is not known.
         finite: Whether floating tensors have to be finite.
     """
     fine: list[Message] = []
     odd: Odd = []
     for reply in replies:
         try:
-            for record in () if reply.has_error() else reply.content.array_records.values():
+            for record in reply.content.array_records.values():
                 check_streams(record, finite=finite)
+            for metrics in reply.content.metric_records.values():
+                if weighted_by in metrics and not isinstance(metrics[weighted_by], list):
+                    check_numbers(metrics, (weighted_by,))
         except Exception as error:  # noqa: BLE001 one stranger's reply: whatever is wrong with it is its own failure
             odd.append((reply, str(failure(error))))
         else:
@@ -57,14 +62,13 @@ def readable(replies: Iterable[Message], *, finite: bool) -> Screened:
 
 
 def usual(replies: Sequence[Message], weighted_by: str | None) -> Screened:
-    """Return the replies whose form is that of most, and the others; what is an error is among neither.
+    """Return the replies whose form is that of most, and the others.
 
     Args:
         replies: Those that can be read.
         weighted_by: A metric that has to be a number where a reply has metrics at all; None for none.
     """
-    answered = [reply for reply in replies if not reply.has_error()]
-    return _alike(answered, lambda content: _whole_form(content, weighted_by))
+    return _alike(replies, lambda content: _whole_form(content, weighted_by))
 
 
 @contextmanager
@@ -90,11 +94,9 @@ def _checked(check: Callable[..., Any], form: Form, refused: Refused) -> Callabl
     def checked(replies: Iterable[Message], is_train: bool, validate: bool = True) -> Any:
         found = list(replies)
         if validate:
-            screened = _alike(
-                [reply for reply in found if not reply.has_error()], lambda content: _form(content, form, is_train)
-            )
+            screened = _alike(found, lambda content: _form(content, form, is_train))
             refused(screened.odd)
-            found = [*screened.fine, *(reply for reply in found if reply.has_error())]
+            found = screened.fine
         return check(found, is_train, validate)
 
     return checked
