@@ -67,6 +67,10 @@ class Inner:
             from its own last result is given the published arrays instead.
         nonfinite: What becomes of updates that are not finite: `keep` or `leave_out`; None for what suits the strategy.
 
+    Attributes:
+        traits: What holds for the strategy.
+        made: The record that it returned last, if it may go on changing that; None if it is not the aggregate as it is.
+
     Raises:
         ConfigError: If the strategy cannot be combined with versions, or there is no such rule.
     """
@@ -145,7 +149,7 @@ class Inner:
             if arrays is None:
                 return None, metrics
             version = restore(arrays, like)
-            self.made = arrays if not self._all_flowers(TRAIN) and is_held_by(version, arrays) else None
+            self.made = arrays if self._keeps_it and is_held_by(version, arrays) else None
             return version, metrics
 
         return self._asked(TRAIN, aggregate, usable, form)
@@ -239,6 +243,11 @@ class Inner:
     def _leave_out(self, odd: Odd) -> None:
         for reply, reason in odd:
             self._refused(reply.metadata.src_node_id, reason)
+
+    @property
+    def _keeps_it(self) -> bool:
+        """Whether the strategy may keep the very record that it returns: then what changes that changes the model."""
+        return not self._all_flowers(TRAIN) or any(isinstance(each, FedAvgM) for each in nested(self.strategy))
 
     @property
     def _beside(self) -> bool:

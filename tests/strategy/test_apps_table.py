@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, Strategy
+from flwr.serverapp.strategy import FedAvg, FedAvgM, FedMedian, Strategy
 
 from flserve_app.client import versioned_mod
+from flserve_app.errors import AggregateError
 from flserve_app.strategy import VersionedStrategy
 from tests.fleet import FleetGrid
 
@@ -124,7 +125,7 @@ def smaller(message, context, partition, number):
 
 def sends_what_it_was_given_more(message, context, partition, number):
     values = moved(numpies(message.content["arrays"]), number, partition)
-    return answer(message, {"arrays": record({"extra": np.full(3, partition, "f4"), **values})}, partition)
+    return answer(message, {"arrays": record({**values, "extra": np.full(3, partition, "f4")})}, partition)
 
 
 def without_weight(message, context, partition, number):
@@ -302,6 +303,10 @@ def trains_weights(message, context, partition, number):
     return without_weight(message, context, partition, number)
 
 
+def momentum(**settings):
+    return FedAvgM(**settings, server_learning_rate=0.5, server_momentum=0.5)
+
+
 class Unweighted(FedAvg):
     def aggregate_train(self, server_round, replies):
         found = [reply.content for reply in replies if reply.has_content()]
@@ -350,7 +355,7 @@ APPS = {
     "nothing but in place": App(NothingButInPlace),
     "evaluate_fn that changes": App(FedAvg, evaluate_fn=doubling),
     "evaluate_fn that changes, own aggregation": App(Scaffold, scaffold, doubling),
-    "FedAdam and evaluate_fn that changes": App(FedAdam, evaluate_fn=doubling),
+    "FedAvgM and evaluate_fn that changes": App(momentum, evaluate_fn=doubling),
     "a tensor dropped": App(Drops),
     "a tensor more a round": App(Grows),
     "another record first": App(Prototypes, through_prototypes),
@@ -426,3 +431,65 @@ def test_lossy_codecs_run_as_well(tmp_path, name, codec):
     app = APPS[name]
     found = run(app, [versioned_mod], lambda inner: VersionedStrategy(inner, store=tmp_path, codec=lossy, uplink=lossy))
     assert list(found.arrays) == list(run(app, []).arrays)
+
+
+def observed(tmp_path, app, **options):
+    rows = []
+    run(app, [versioned_mod], lambda inner: VersionedStrategy(inner, store=tmp_path, observer=rows.append, **options))
+    return rows
+
+
+def test_further_records_are_counted_and_the_model_is_the_one_that_was_published(tmp_path):
+    sizes = {}
+    for name in ("Flower's own", "another record first"):
+        sizes[name] = observed(tmp_path / name, APPS[name])[2]
+    alone, beside = sizes.values()
+    prototypes = CLIENTS * len(record({"p": np.zeros(3, "f4")})["p"].data)
+    assert beside.plans == alone.plans == {"delta": CLIENTS, "none": CLIENTS}
+    assert beside.bytes_down == alone.bytes_down + prototypes
+    assert beside.bytes_down_full == alone.bytes_down_full + prototypes
+
+
+def test_a_changed_model_is_encoded_once_for_all(tmp_path, monkeypatch):
+    from flserve_app.strategy import in_place
+
+    made = []
+    original = in_place.to_artifact
+    monkeypatch.setattr(in_place, "to_artifact", lambda *a, **k: made.append(1) or original(*a, **k))
+    observed(tmp_path / "a", APPS["changed before training"])
+    assert len(made) == ROUNDS
+    observed(tmp_path / "b", APPS["SCAFFOLD"])
+    assert len(made) == ROUNDS
+
+
+def never(message, context, partition, number):
+    return answer(message, {"a": record({"w": np.zeros(2)}), "b": record({"w": np.zeros(2)})}, partition)
+
+
+def test_a_run_whose_rounds_are_left_out_whole_ends_with_an_error(tmp_path):
+    for rounds in (1, 3):
+        app = App(FedAvg, never)
+        with pytest.raises(AggregateError, match="none of 4 replies can be used: it has 2 ArrayRecords, expected 1"):
+            observed(tmp_path / str(rounds), app)
+
+
+def test_one_that_is_unlike_the_others_costs_them_nothing_under_an_own_aggregation(tmp_path, caplog):
+    """Where the strategy fails on it, it is asked again without."""
+
+    def odd(message, context, partition, number):
+        found = scaffold(message, context, partition, number)
+        if partition == 1:
+            found.content["arrays"] = record({"fc.bias": np.zeros(4, "f4")})
+        return found
+
+    rows = observed(tmp_path / "s", App(Scaffold, odd))
+    assert [(row.clients, row.failures, row.skipped) for row in rows[1:]] == [(CLIENTS - 1, 1, "")] * ROUNDS
+    assert "have other names than most replies" in caplog.text
+
+
+def test_less_than_most_do_not_say_what_the_model_has(tmp_path):
+    def some(message, context, partition, number):
+        return (trains_the_head if partition < CLIENTS // 2 else trains)(message, context, partition, number)
+
+    rows = observed(tmp_path / "s", App(FedAvg, some))
+    assert [(row.clients, row.failures) for row in rows[1:]] == [(CLIENTS // 2, CLIENTS // 2)] * ROUNDS
