@@ -15,7 +15,7 @@ from logging import WARNING
 from typing import final
 
 from flwr.common.logger import log
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 
 from flserve_app.errors import AggregateError
 from flserve_app.strategy.compatibility import nested
@@ -72,11 +72,12 @@ class Attempts:
         """Note that an aggregate was made, if it was one of something."""
         self._made = self._made or something
 
-    def over(self) -> None:
-        """End the run.
+    def over(self, result: Result) -> Result:
+        """Return what the run leaves.
 
         Raises:
             AggregateError: If there were rounds that failed, and none that did not.
         """
         if self._failed is not None and not self._made:
             raise AggregateError(f"round {self._failed}, and none was better: {self._reason}")
+        return result

@@ -52,8 +52,8 @@ def readable(replies: Iterable[Message], weighted_by: str | None, *, finite: boo
             for record in reply.content.array_records.values():
                 check_streams(record, finite=finite)
             for metrics in reply.content.metric_records.values():
-                if weighted_by in metrics and not isinstance(metrics[weighted_by], list):
-                    check_numbers(metrics, (weighted_by,))
+                if not isinstance(metrics.get(weighted_by or "", []), list):
+                    check_numbers(metrics, (str(weighted_by),))
         except Exception as error:  # noqa: BLE001 one stranger's reply: whatever is wrong with it is its own failure
             odd.append((reply, str(failure(error))))
         else:

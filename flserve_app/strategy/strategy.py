@@ -183,7 +183,7 @@ class VersionedStrategy(Strategy):
         Raises:
             Conflict: If the model name exists and is not to be resumed, or another run has it.
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
-            AggregateError: If no aggregate could be made in two rounds in a row.
+            AggregateError: If no aggregate could be made in two rounds in a row, or in any.
         """
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
         self._offset = 0 if latest is None else latest.round
@@ -216,9 +216,8 @@ class VersionedStrategy(Strategy):
             evaluate_fn=self._rounds.evaluating(self._private.completing(evaluate_fn)),
         )
         self._rounds.finish()
-        self._trainings.over()
         result.arrays = result.arrays or self._publisher.record  # nothing, where no round was left to do
-        return result
+        return self._trainings.over(result)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
