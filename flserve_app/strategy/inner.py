@@ -123,7 +123,7 @@ class Inner:
                     each.current_arrays = seen
         with drawing(self._seed, number, "train"):
             messages = list(self.strategy.configure_train(number, seen, config, grid))
-        if integers:
+        if seen is not arrays:
             put_together(messages, seen, arrays, integers)
         return messages
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg, FedAvgM, FedMedian, Strategy
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, FedAvgM, FedMedian, Strategy
 
 from flserve_app.client import versioned_mod
 from flserve_app.errors import AggregateError
@@ -47,9 +47,8 @@ def numpies(arrays):
 
 def moved(values, number, partition):
     draw = np.random.default_rng([number, partition])
-    return {
-        name: value + np.float32(0.01) * draw.normal(size=value.shape).astype("f4") for name, value in values.items()
-    }
+    steps = {name: np.float32(0.01) * draw.normal(size=value.shape).astype("f4") for name, value in values.items()}
+    return {name: value + steps[name] if value.dtype.kind == "f" else value for name, value in values.items()}
 
 
 def answer(message, records, partition, **metrics):
@@ -307,6 +306,10 @@ def momentum(**settings):
     return FedAvgM(**settings, server_learning_rate=0.5, server_momentum=0.5)
 
 
+def private(**settings):
+    return DifferentialPrivacyServerSideFixedClipping(Halves(**settings), 0.0, 1e6, CLIENTS)
+
+
 class Unweighted(FedAvg):
     def aggregate_train(self, server_round, replies):
         found = [reply.content for reply in replies if reply.has_content()]
@@ -353,6 +356,7 @@ APPS = {
     "a tensor taken away before training": App(Prunes),
     "one record for ever": App(Sums),
     "nothing but in place": App(NothingButInPlace),
+    "changed before training, under privacy": App(private),
     "evaluate_fn that changes": App(FedAvg, evaluate_fn=doubling),
     "evaluate_fn that changes, own aggregation": App(Scaffold, scaffold, doubling),
     "FedAvgM and evaluate_fn that changes": App(momentum, evaluate_fn=doubling),
@@ -493,3 +497,33 @@ def test_less_than_most_do_not_say_what_the_model_has(tmp_path):
 
     rows = observed(tmp_path / "s", App(FedAvg, some))
     assert [(row.clients, row.failures) for row in rows[1:]] == [(CLIENTS // 2, CLIENTS // 2)] * ROUNDS
+
+
+def test_a_change_of_floats_that_were_given_alone_reaches_the_whole_model(tmp_path):
+    given = {}
+
+    def notes(message, context, partition, number):
+        given[number, partition] = numpies(message.content["arrays"])
+        return trains(message, context, partition, number)
+
+    app = App(private, notes)
+    counted = record({**model(), "bn.num_batches_tracked": np.asarray(7)})
+    grid = FleetGrid(app=client(app, [versioned_mod]), size=CLIENTS)
+    strategy = VersionedStrategy(private(**SAMPLING), store=tmp_path)
+    strategy.start(grid=grid, initial_arrays=counted, num_rounds=1)
+    assert list(given[1, 0]) == list(counted)
+    assert np.array_equal(given[1, 0]["fc.weight"], model()["fc.weight"].numpy() * np.float32(0.5))
+
+
+def test_evaluate_fn_changes_a_model_with_private_tensors(tmp_path):
+    given = {}
+
+    def notes(message, context, partition, number):
+        given[number] = numpies(message.content["arrays"])
+        return trains(message, context, partition, number)
+
+    app = App(FedAvg, notes, doubling)
+    wrap = lambda inner: VersionedStrategy(inner, store=tmp_path, roles={"bn.*": "private"})  # noqa: E731
+    run(app, [versioned_mod], wrap)
+    assert np.array_equal(given[1]["conv.weight"], model()["conv.weight"].numpy() * np.float32(2))
+    assert list(given[1]) == list(model())
