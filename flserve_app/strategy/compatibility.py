@@ -116,7 +116,7 @@ TABLE: Mapping[str, Traits] = MappingProxyType(
 UNKNOWN = Traits(
     name="",
     no_rebase="it is not known how it weighs replies",
-    assumed="it keeps nothing that a resumed run needs",
+    assumed="it takes and returns full ArrayRecords, and keeps nothing that a resumed run needs",
 )
 
 
