@@ -28,7 +28,7 @@ from flserve_app.compose.codecs import check_codecs, codec_of, schedules_of
 from flserve_app.compose.folder import NO_FILES, RunFolder
 from flserve_app.compose.parts import CentralEvaluation, model_of, task_spec
 from flserve_app.compose.privacy import told as told_of_privacy
-from flserve_app.compose.resumption import check_resumable
+from flserve_app.compose.resumption import check_resumable, clients_before
 from flserve_app.compose.roles import check_roles, roles_of
 from flserve_app.compose.stores import open_store, serving_of, store_path
 from flserve_app.compose.strategies import inner_strategy
@@ -66,8 +66,6 @@ def run_job(
     app = composed.app
     folder = RunFolder(path)
     folder.check(composed.resolved)
-    clients = app.num_clients or count_nodes(grid, app.wait_seconds)
-    settled = {**composed.resolved, "num_clients": clients}
     rows: list[RoundRow] = []
 
     def note(row: RoundRow) -> None:
@@ -77,6 +75,9 @@ def run_job(
 
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     with open_store(app, folder.path) as registry, registry.leases.hold(model_name(app), run):
+        before = clients_before(registry, model_name(app)) if app.resume else None
+        clients = app.num_clients or before or count_nodes(grid, app.wait_seconds)
+        settled = {**composed.resolved, "num_clients": clients}
         check_resumable(registry, model_name(app), settled)
         job = _Job(app, registry, clients, run, note)
         with folder.admitted(settled, also), _recorded(registry, run, model_name(app), settled):

@@ -45,6 +45,12 @@ def check_resumable(registry: Registry, model: str, resolved: Mapping[str, Any])
     return latest
 
 
+def clients_before(registry: Registry, model: str) -> int | None:
+    """Return how many clients a model was trained with: as many are waited for; None if that was not recorded."""
+    number = _recorded(registry, model).get("num_clients")
+    return number if isinstance(number, int) and number > 0 else None
+
+
 def differences(recorded: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return what differs of what must agree: key, value before, value now; a key that one does not know counts not."""
     before, now = dict(_leaves(recorded)), dict(_leaves(resolved))

@@ -70,7 +70,8 @@ class LeaseKeeper:
             ended.set()
             _mine.discard(lease.token)
             self._held.pop(model, None)
-            teller.join()
+            if teller.is_alive():  # it may not have been started
+                teller.join()
             # Where the store cannot be written any more the lease is free once the process ends, or is not heard of.
             with suppress(StoreError):
                 self._leases.give_back(lease)

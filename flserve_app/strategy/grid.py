@@ -228,7 +228,9 @@ class VersionedGrid(Grid):
         if not parcel.arrays or self._private.admits(client):
             return True
         self._ledger.failed()
-        log(WARNING, "flserve: %s is left out: it cannot keep private tensors to itself", client.identity)
+        answered = parcel.node_id in self.fleet.clients
+        why = "it cannot keep private tensors to itself" if answered else "it has not answered its greeting yet"
+        log(WARNING, "flserve: %s is left out: %s", client.identity, why)
         return False
 
     def _take_in(

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.reply_metrics import LONGEST_NAME
 from flserve_app.text import is_plain
 
 MOST_METRICS = 256
@@ -131,7 +132,7 @@ def _numbers(metrics: MetricRecord | None) -> dict[str, float]:
     """Return the finite numbers under plain names; a strategy of somebody else may hand on whatever clients sent."""
     found: dict[str, float] = {}
     for name, value in () if metrics is None else metrics.items():
-        if len(found) < MOST_METRICS and is_plain(name) and isinstance(value, int | float):
+        if len(found) < MOST_METRICS and is_plain(name, LONGEST_NAME) and isinstance(value, int | float):
             with suppress(OverflowError):  # an integer that no float can hold is no metric
                 if math.isfinite(value):
                     found[name] = float(value)

@@ -1,6 +1,6 @@
 import pytest
 
-from flserve_app.compose.resumption import check_resumable, differences
+from flserve_app.compose.resumption import check_resumable, clients_before, differences
 from flserve_app.errors import Conflict
 from flserve_app.registry import Registry
 from tests.registry.samples import drifting
@@ -89,3 +89,11 @@ def test_many_differences_and_odd_texts_stay_one_line(registry):
         check_resumable(registry, "m", BASE)
     assert str(found.value).isprintable()
     assert len(str(found.value)) < 600
+
+
+def test_as_many_clients_are_waited_for_as_before(registry):
+    assert clients_before(registry, "m") is None
+    publish(registry, "r1", {**BASE, "num_clients": 7})
+    assert clients_before(registry, "m") == 7
+    publish(registry, "r2", {**BASE, "num_clients": "many"})
+    assert clients_before(registry, "m") is None
