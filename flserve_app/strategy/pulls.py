@@ -49,15 +49,15 @@ class Pulls:
         """
         together = [name for name, node_id in asked.items() if node_id not in self._alone]
         found: list[Message] = []
-        lost: list[str] = []
+        lost: set[str] = set()
         if together or not asked:
             try:
                 found = list(self._grid.pull_messages(together))
             except Exception as error:  # noqa: BLE001 one node's objects: which of the messages it is, is found out
                 self._see_to(error)
-                lost = together
+                lost = set(together)
                 self._part({asked[name] for name in together})
-        for name in [name for name in asked if asked[name] in self._alone]:
+        for name in [name for name, node_id in asked.items() if node_id in self._alone]:
             found += self._one(name, asked[name], after_a_loss=name in lost)
         return found
 

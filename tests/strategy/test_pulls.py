@@ -1,14 +1,21 @@
 """Replies that a Grid cannot take: one node uploads objects that Flower makes no message of."""
 
 import pytest
-from flwr.app import Error, Message, RecordDict
-from flwr.app.message import make_message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id
+from flwr.supercore.inflatable.inflatable_utils import validate_object_content
+from flwr.supercore.run import Run
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from flserve_app.client import versioned_mod
 from flserve_app.strategy.pulls import LOST, Pulls, is_lost
 from tests.apps import numpy_app
-from tests.fleet import FleetGrid
+from tests.fleet import FleetGrid, set_identity
 from tests.strategy.runs import fedavg, federate
 
 
@@ -141,3 +148,61 @@ def test_what_has_not_come_is_waited_for(tmp_path):
     pulls = Pulls(grid)
     assert len(pulls.pull({**first, **later})) == 2
     assert pulls.pull(later) == []
+
+
+class Runtime:
+    """What Flower's Grid asks of a SuperLink: replies, and their objects as they were uploaded."""
+
+    def __init__(self, replies, spoiled):
+        self.replies, self.objects, self.trees = {}, {}, {}
+        for reply in replies:
+            name = reply.object_id
+            objects = {key: each.deflate() for key, each in get_all_nested_objects(reply).items()}
+            if reply.metadata.src_node_id == spoiled:
+                name, objects = with_other_body(name, objects)
+            reply.metadata.__dict__["_message_id"] = name
+            self.replies[reply.metadata.reply_to_message_id] = message_to_proto(remove_content_from_message(reply))
+            children = [ObjectTree(object_id=key) for key in objects if key != name]
+            self.trees[name] = ObjectTree(object_id=name, children=children)
+            self.objects |= objects
+
+    def PullMessages(self, request):
+        found = [self.replies[name] for name in request.message_ids if name in self.replies]
+        trees = [self.trees[each.metadata.message_id] for each in found]
+        return PullAppMessagesResponse(messages_list=found, message_object_trees=trees)
+
+    def PullObject(self, request):
+        content = self.objects[request.object_id]
+        return PullObjectResponse(object_found=True, object_available=True, object_content=content)
+
+    def ConfirmMessageReceived(self, request):
+        return None
+
+
+def with_other_body(name, objects):
+    """Return a message's objects, of which one is no records: the SuperLink checks their heads and hashes only."""
+    (of_records,) = (key for key, content in objects.items() if content.startswith(b"RecordDict"))
+    head = objects.pop(of_records).split(b"\0", 1)[0].rsplit(b" ", 1)[0]
+    other = head + b" 3\0{{{"
+    message = objects.pop(name).replace(of_records.encode(), get_object_id(other).encode())
+    for content in (other, message):
+        validate_object_content(content)
+    made = {get_object_id(content): content for content in (other, message)}
+    return get_object_id(message), {**objects, **made}
+
+
+def test_objects_that_are_no_message_end_no_pull_of_flowers_own_grid():
+    set_identity()
+    grid = HttpGrid(token="x")
+    grid.set_run(Run.create_empty(1))
+    replies = []
+    for node_id in (1, 2):
+        asked_for = Message(RecordDict(), dst_node_id=node_id, message_type="train")
+        asked_for.metadata.__dict__["_message_id"] = f"m{node_id}"
+        replies.append(Message(RecordDict({"c": ConfigRecord({"node": node_id})}), reply_to=asked_for))
+    grid._client = Runtime(replies, spoiled=2)
+    good, bad = Pulls(grid).pull({"m1": 1, "m2": 2})
+    assert good.content["c"]["node"] == 1
+    assert is_lost(bad)
+    assert (bad.metadata.src_node_id, bad.metadata.reply_to_message_id) == (2, "m2")
+    assert "JSONDecodeError" in bad.error.reason
