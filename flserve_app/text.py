@@ -34,13 +34,14 @@ def plain(text: object, limit: int = SHOWN) -> str:
 
     Terminal escapes go with their arguments; white space of any kind becomes one space; control characters, direction
     marks, lone surrogates and what Unicode has not assigned are dropped; what is too long is cut and ends in an
-    ellipsis.
+    ellipsis. An object that cannot be made text is shown by its type's name: nothing is raised.
     """
+    said = _said(text)
     # Escapes are looked for in what could be shown at all: text of megabytes must not cost as much.
-    found = _ESCAPES.sub("", str(text)[: 8 * limit])
+    found = _ESCAPES.sub("", said[: 8 * limit])
     line = "".join(" " if character.isspace() else character for character in found if _shows(character))
     line = " ".join(line.split())
-    cut = len(line) > limit or len(str(text)) > 8 * limit
+    cut = len(line) > limit or len(said) > 8 * limit
     return line[: limit - 1].rstrip() + "…" if cut else line
 
 
@@ -71,6 +72,22 @@ def _finite(value: Any) -> Any:
             return None
         case _:
             return value
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type, whatever its class does to be asked for it."""
+    return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+def _said(text: object) -> str:
+    try:
+        said = str(text)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 somebody else's code, run to show what is often an error already
+        return type_name(text)
+    # Of a subclass each method may be somebody else's, too.
+    return str.__str__(said)
 
 
 def _shows(character: str) -> bool:

@@ -88,10 +88,10 @@ class Held:
         except StoreError:
             return ()
 
-    def digests(self, model: str = "", federation: str = "") -> tuple[str, ...]:
-        """Return the hex digests of the artifacts held of a model of a federation; of all if no model is named."""
-        key = reference_key(model, federation)
-        found = [each.digest for each in self.references() if not model or each.key == key]
+    def digests(self, model: str | None = None, federation: str = "") -> tuple[str, ...]:
+        """Return the hex digests of the artifacts held of a model of a federation; of all where `model` is None."""
+        key = None if model is None else reference_key(model, federation)
+        found = [each.digest for each in self.references() if key is None or each.key == key]
         return tuple(dict.fromkeys(found))
 
     def load(self, digest: str) -> Artifact | None:

@@ -103,10 +103,11 @@ def _follow(
     content = RecordDict(dict(message.content))
     delivery = None
     try:
-        delivery = take_delivery(content)
-        if delivery is None or delivery.action == "hello":
-            return _greet(message, context, held, _checked(delivery), builder)
-        fetched = fetch(_checked(delivery), held, builder)
+        # One whose names are none is refused, and told nothing: not even of what would go by such a name.
+        delivery = _checked(take_delivery(content))
+        if delivery.action == "hello":
+            return _greet(message, context, held, delivery, builder)
+        fetched = fetch(delivery, held, builder)
     except DeliveryError as refusal:
         return _refuse(message, context, held, delivery, str(refusal))
     except MemoryError:

@@ -1,9 +1,12 @@
 """A cache directory is kept small: what kills left behind and what nobody asks for any more goes.
 
 It is swept by whoever installs a version, under the directory's lock. Rules:
+- A directory of few clients is swept each time; that of many once an hour, whichever process does it, and at once where
+  the versions are over `cache_bytes` or a client has too many references.
 - A temporary file of a process that is gone goes at once, one that may be somebody's after an hour.
-- A reference that was not renewed for `cache_days` goes, with what lies beside it; so does the oldest, and the next,
-  while the versions together are over `cache_bytes`. The one that is being installed stays.
+- A reference that was not renewed for `cache_days` goes, whosever it is, with what lies beside it; so does the oldest,
+  and the next, while the versions together are over `cache_bytes`. The one that is being installed stays.
+- A client keeps references to `MOST_REFERENCES` models: a server may name a new one in every message.
 - A version that no reference names goes.
 - Private tensors go by their own age alone, `private_days` after a server last asked for them, and not in silence.
 """
@@ -12,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -29,17 +31,15 @@ from flserve_app.client.regular import read_regular
 from flserve_app.errors import StoreError
 
 FEW_CLIENTS = 16  # so many that looking at all of them costs less than a small version
-PAUSE_SECONDS = 600.0  # for more
+PAUSE_SECONDS = 3600.0  # for more
 TEMPORARY_SECONDS = 3600.0
-MOST_REFERENCES = 256
+MOST_REFERENCES = 16
 DAY_SECONDS = 24 * 3600.0
-
-_swept: dict[Path, float] = {}
-_lock = threading.Lock()
+_SWEPT = "swept"  # a file whose time says when that was
 
 
 def sweep_when_due(root: Path, client: str, kept: Path, policy: SitePolicy) -> None:
-    """Sweep a cache directory, unless many clients share it and this process did a moment ago.
+    """Sweep a cache directory, unless many clients share it, one did a moment ago, and it is small.
 
     Args:
         root: The directory; its lock is held.
@@ -47,13 +47,15 @@ def sweep_when_due(root: Path, client: str, kept: Path, policy: SitePolicy) -> N
         kept: The reference that was just written.
         policy: What may stay.
     """
-    folders = _entries(root / "clients")
     now = time.time()
-    with _lock:
-        if len(folders) > FEW_CLIENTS and now - _swept.get(root, 0.0) < PAUSE_SECONDS:
-            return
-        _swept[root] = now
-    sweep(root, client, kept, policy, now)
+    if (
+        len(_entries(root / "clients")) <= FEW_CLIENTS
+        or not 0 <= now - _age_of(root / _SWEPT) < PAUSE_SECONDS
+        or _too_many(kept.parent)
+        or sum(map(_payload_bytes, _entries(root / "blobs"))) > policy.cache_bytes
+    ):
+        _note_time(root / _SWEPT)
+        sweep(root, client, kept, policy, now)
 
 
 def sweep(root: Path, client: str, kept: Path, policy: SitePolicy, now: float) -> None:
@@ -61,14 +63,16 @@ def sweep(root: Path, client: str, kept: Path, policy: SitePolicy, now: float) -
     clients = _entries(root / "clients")
     blobs = _entries(root / "blobs")
     # Versions are written under the lock, so nobody is writing one now.
-    _forget_temporaries([path for blob in blobs for path in _entries(blob)], now, idle=True)
-    _forget_temporaries([*_entries(root), *(path for folder in clients for path in _entries(folder))], now, idle=False)
+    _forget_temporaries([path for blob in blobs for path in (*_entries(blob), *_entries(blob / "by"))], now, idle=True)
+    elsewhere = (path for folder in (root, *clients) for path in _entries(folder))
+    _forget_temporaries([*elsewhere, *clients, *blobs], now, idle=False)
     references = [path for folder in clients for path in _entries(folder) if path.suffix == ".json"]
     oldest = now - policy.cache_days * DAY_SECONDS
     for path in references:
         if path != kept and _age_of(path) < oldest:
             _forget_reference(path)
     for folder in clients:
+        _forget_orphans(folder, oldest)
         for path in _too_many(folder):
             if path != kept:
                 _forget_reference(path)
@@ -129,6 +133,13 @@ def _forget_reference(path: Path) -> None:
     _unlink(path.with_suffix(".leftover"))
 
 
+def _forget_orphans(folder: Path, oldest: float) -> None:
+    """Remove what lay beside references that are gone: a kill may come between the two."""
+    for path in _entries(folder):
+        if path.suffix == ".leftover" and _age_of(path) < oldest and not path.with_suffix(".json").exists():
+            _unlink(path)
+
+
 def _forget_private(folder: Path, now: float, days: int) -> None:
     for path in _entries(folder):
         if path.suffix == SUFFIX and _age_of(path) < now - days * DAY_SECONDS:
@@ -163,6 +174,21 @@ def _nbytes(blob: Path) -> int:
         with suppress(OSError):
             found += path.lstat().st_size
     return found
+
+
+def _payload_bytes(blob: Path) -> int:
+    try:
+        return (blob / "payload").lstat().st_size
+    except OSError:
+        return 0
+
+
+def _note_time(path: Path) -> None:
+    # One that cannot be written is due again next time.
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        os.close(os.open(path, flags, 0o664))
+        os.utime(path)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from flserve_app.artifact import Artifact
 from flserve_app.client import Recipe, building, versioned_mod
 from flserve_app.client.layout import layout_of
 from flserve_app.client.policy import SitePolicy, site_policy
-from flserve_app.client.private import Private
+from flserve_app.client.private import Private, layout_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
 from flserve_app.codec import encode
 from flserve_app.errors import ConfigError
@@ -188,9 +188,26 @@ def test_a_recipe_is_counted_before_it_is_built():
     refused("a model of 4000 bytes", mod=building(lambda recipe: MODEL), **small)
 
 
+class NoText(RuntimeError):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Rude(BaseException):
+    def __str__(self):
+        raise SystemExit
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        SystemExit(3),
+        GeneratorExit(),
+        Rude(),
+        NoText(),
+        ExceptionGroup("\x1b[2Jgroup", [ValueError("a")]),
+        BaseExceptionGroup("group", [SystemExit()]),
+        ValueError("x" * 1_000_000),
         MemoryError(),
         RuntimeError("can't allocate"),
         KeyError("width"),
@@ -202,6 +219,19 @@ def test_a_recipe_is_counted_before_it_is_built():
 def test_whatever_a_builder_raises_is_a_refusal_and_the_model_can_be_sent(error):
     for builder in (Counting(1, error), lambda recipe: Counting(1, error)(recipe)):
         refused("recipe: m cannot be built here", mod=building(builder), recipe=RECIPE.to_json())
+        layout = layout_of(MODEL, ["w"], "11" * 16)
+        begun = {"private": layout.key, "start": payload_array(b"".join(layout_bytes(layout)))}
+        refused("recipe: m cannot be built here", mod=building(builder), recipe=RECIPE.to_json(), **begun)
+
+
+def test_a_builder_can_be_interrupted():
+    with pytest.raises(KeyboardInterrupt):
+        asked(mod=building(Counting(1, KeyboardInterrupt())), recipe=RECIPE.to_json())
+
+
+@pytest.mark.parametrize("made", [None, {}, b"x", Artifact, np.zeros(3), memoryview(b"x")], ids=str)
+def test_what_a_builder_returns_is_an_artifact_or_a_refusal(made):
+    refused("recipe: m is built as a ", mod=building(lambda recipe: made), recipe=RECIPE.to_json())
 
 
 def test_memory_that_ends_is_a_refusal(monkeypatch):

@@ -137,12 +137,13 @@ def test_blobs_that_nothing_names_go(tmp_path):
 
 
 def test_a_server_that_names_thousands_of_models_fills_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_REFERENCES", 5)
+    monkeypatch.setattr(module, "FEW_CLIENTS", 0)
     a = CacheDirectory(tmp_path, "a")
-    for number in range(12):
-        install(a, artifact(0), f"m{number}", "ab" * 32)
-    assert len(list(tmp_path.rglob("*.json"))) <= 6
-    assert a.references()[-1].model == "m11"
+    for number in range(module.MOST_REFERENCES + 12):
+        install(a, artifact(number), f"m{number}", "ab" * 32)
+        assert len(blobs(tmp_path)) <= module.MOST_REFERENCES
+    assert a.references()[-1].model == f"m{module.MOST_REFERENCES + 11}"
+    assert len(a.references()) == module.MOST_REFERENCES
 
 
 def test_private_tensors_go_by_their_own_age_and_not_in_silence(tmp_path, caplog):
@@ -182,3 +183,68 @@ def test_where_many_clients_share_it_a_cache_is_swept_now_and_then(tmp_path, mon
     for number in range(8):
         install(CacheDirectory(tmp_path, f"c{number}"), artifact(0))
     assert len(swept) == 2
+    aged(tmp_path / "swept", 1 / 23)
+    for number in range(8):
+        install(CacheDirectory(tmp_path, f"c{number}"), artifact(0))
+    assert len(swept) == 3
+    aged(tmp_path / "swept", -2)
+    install(CacheDirectory(tmp_path, "c0"), artifact(0))
+    assert len(swept) == 4, "a time to come says nothing"
+
+
+def test_a_cache_that_many_share_is_swept_at_once_when_it_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FEW_CLIENTS", 2)
+    policy = SitePolicy(cache_bytes=5 * large(0).nbytes)
+    for number in range(9):
+        install(CacheDirectory(tmp_path, f"c{number}", policy), large(number))
+        assert nbytes(tmp_path / "blobs") <= policy.cache_bytes + 1000
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_clients_that_never_came_again_are_let_go_however_many_they_are(tmp_path, marked):
+    for number in range(20):
+        install(CacheDirectory(tmp_path, f"c{number}"), artifact(number))
+    if not marked:
+        for path in tmp_path.glob("blobs/*/by/*"):
+            path.unlink()
+    for path in tmp_path.rglob("*"):
+        aged(path, 400)
+    install(CacheDirectory(tmp_path, "new"), artifact(99))
+    assert blobs(tmp_path) == {artifact(99).digest}
+    assert [path.name for path in (tmp_path / "clients").iterdir()] == ["new"]
+
+
+def test_temporary_files_go_in_every_folder(tmp_path):
+    kept = CacheDirectory(tmp_path, "a")
+    install(kept, artifact(0))
+    folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    assert len(folders) == 6
+    for folder in folders:
+        (folder / ".new-left").write_bytes(bytes(1000))
+        aged(folder / ".new-left", 1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / ".new-year").write_bytes(b"somebody's")
+    aged(tmp_path / "notes" / ".new-year", 1)
+    install(kept, artifact(0))
+    assert [path.name for path in tmp_path.rglob(".new-*")] == [".new-year"]
+
+
+def test_what_a_kill_left_beside_a_reference_that_is_gone_goes(tmp_path):
+    a = CacheDirectory(tmp_path, "a")
+    install(a, artifact(0))
+    for name in ("m", "gone", "young"):
+        a.put_beside(name, [b"beside"])
+    young = a._beside("young")
+    for path in tmp_path.rglob("*.leftover"):
+        aged(path, 0 if path == young else 31)
+    install(a, artifact(0))
+    assert [a.beside(name) is None for name in ("m", "gone", "young")] == [False, True, False]
+
+
+def test_a_link_where_the_time_of_the_last_sweep_is_kept_is_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    root = tmp_path / "cache"
+    root.mkdir()
+    (root / "swept").symlink_to(outside)
+    install(CacheDirectory(root, "a"), artifact(0))
+    assert not outside.exists()
