@@ -124,6 +124,8 @@ def _contents(registry: Registry, versions: list[Version]) -> Contents:
             raise NotFound(f"{version.model} {version.name} cannot be made from what the store holds")
         for edge in chains[version.digest]:
             payloads.setdefault(edge.target, edge)
+    if rowless := [digest for digest in payloads if digest not in sizes]:
+        raise StoreError(f"catalog: artifact {rowless[0]} has payloads and no row: it was damaged from outside")
     sizes = {digest: sizes[digest] for digest in payloads}
     drafts = {one.number: draft_of(one, one.parent if one.parent in numbers else None) for one in versions}
     return Contents(model=versions[0].model, versions=drafts, payloads=tuple(payloads.values()), sizes=sizes)
