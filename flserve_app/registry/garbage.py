@@ -60,7 +60,6 @@ def check_removable(registry: Registry) -> None:
         first, more = lost.versions[0], len(lost.versions) - 1
         which = f"{first.model} {first.name}{f' (and {more} more)' * bool(more)}"
         raise StoreError(
-            f"{which} cannot be made from the payloads that the catalog names, and {len(lost.payloads)} that lead there "
-            "it names wrongly or not at all: nothing was removed; "
-            "`flserve verify --repair` names them again"
+            f"{which} cannot be made from the payloads that the catalog names, and {len(lost.payloads)} that lead "
+            "there it names wrongly or not at all: nothing was removed; `flserve verify --repair` names them again"
         )

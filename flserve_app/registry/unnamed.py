@@ -62,20 +62,25 @@ def misjudged(registry: Registry, inventory: Inventory) -> Iterator[tuple[str, s
                 yield blob, f"{what} {blob[:12]} has {size} bytes, the catalog says {nbytes}"
 
 
-def name_again(registry: Registry) -> int:
+def name_again(registry: Registry, doubtful: Iterable[str] = ()) -> int:
     """Name the payloads again that a store's versions need; return how many.
+
+    Args:
+        registry: The store.
+        doubtful: Blobs whose rows may be wrong; as are those that lie about bytes.
 
     Raises:
         StoreError: If the store cannot be read or written.
     """
     inventory = registry.catalog.inventory([])
-    found = {one.edge.blob: one for one in unnamed(registry, inventory).payloads}
-    edges = {edge.blob for edge in inventory.edges}
-    sizes = edges & {blob for blob, _ in misjudged(registry, inventory)}
-    found |= {one.edge.blob: one for one in _payloads(registry, sizes - found.keys())}
+    rows = {edge.blob: (edge.target, edge.base, edge.nbytes) for edge in inventory.edges}
+    found = {one.edge: one.nbytes for one in unnamed(registry, inventory).payloads}
+    for one in _payloads(registry, rows.keys() & {*doubtful, *(blob for blob, _ in misjudged(registry, inventory))}):
+        if rows[one.edge.blob] != (one.edge.target, one.edge.base, one.edge.nbytes):
+            found[one.edge] = one.nbytes
     if found:
         with registry.database.write() as connection:
-            rename_payloads(connection, {one.edge: one.nbytes for one in found.values()})
+            rename_payloads(connection, found)
     return len(found)
 
 

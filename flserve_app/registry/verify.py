@@ -97,10 +97,11 @@ def verify(registry: Registry, *, model: str | None = None, repair: bool = False
     Raises:
         StoreError: If the catalog cannot be read, or is to be repaired and cannot be written.
     """
-    named = name_again(registry) if repair else 0
     report, inventory = _check(registry, model)
     if not repair:
         return report
+    if named := 0 if report.clean else name_again(registry, (one.blob for one in report.damage)):
+        report, inventory = _check(registry, model)
     edges = {edge.blob: edge for edge in inventory.edges}
     damage = tuple(replace(one, repaired=one.spare and _put_back(registry, edges[one.blob])) for one in report.damage)
     return replace(report, damage=damage, named=named)
@@ -122,7 +123,7 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
             *registry.database.check(),
             *found.told,
             *_problems(inventory, chosen, model, emptied),
-            *_row_problems(registry, inventory),
+            *_row_problems(registry, found),
         ),
         payloads=len(found.edges),
         nbytes=sum(edge.nbytes for edge in found.edges),
@@ -203,12 +204,14 @@ def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None
             yield f"{version.model} {version.name} has the parent v{parent}, which is no earlier version"
 
 
-def _row_problems(registry: Registry, inventory: Inventory) -> Iterator[str]:
-    """Yield what rows of payloads and states say that the blobs do not."""
+def _row_problems(registry: Registry, found: Examined) -> Iterator[str]:
+    """Yield what rows of payloads and states say that their blobs do not."""
+    inventory = found.inventory
+    damaged = {*found.failed, *(inventory.states[place].blob for place in found.states)}
     count = Counter(edge.blob for edge in inventory.edges)
     yield from (f"payload {blob[:12]} has {times} rows" for blob, times in count.items() if times > 1)
     yield from shared(inventory)
-    yield from (told for _, told in misjudged(registry, inventory))
+    yield from (told for blob, told in misjudged(registry, inventory) if blob not in damaged)
     if lost := unnamed(registry, inventory).payloads:
         yield f"versions are lost that payloads without a row, or with a wrong one, lead to: {len(lost)} (--repair)"
 
