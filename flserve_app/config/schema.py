@@ -13,7 +13,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from flserve_app.errors import ConfigError, StoreError
-from flserve_app.store.names import check_name
 from flserve_app.text import is_plain, plain
 
 MAX_ROUNDS = 1_000_000
@@ -241,6 +240,8 @@ class AppConfig:
         self._check_names()
 
     def _check_names(self) -> None:
+        from flserve_app.store.names import check_name  # a client reads no catalog and starts for every message
+
         if self.model_name:
             try:
                 check_name("model_name", self.model_name)
