@@ -58,6 +58,11 @@ def open_target(path: Path | None) -> Registry:
     return Registry.open(path)
 
 
+def is_new(path: Path | None) -> bool:
+    """Whether `open_target` would make a store. Raises StoreError if that cannot be found out."""
+    return path is not None and not is_store(path) and not is_store(path / STORE)
+
+
 def newest_store(outputs: Path) -> Path:
     """Return the store below a folder that was written to last; one that holds something goes first.
 

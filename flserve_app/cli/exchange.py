@@ -13,11 +13,11 @@ import typer
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.exchange import to_npz, to_safetensors
-from flserve_app.cli.choice import choose_model, open_store, open_target
+from flserve_app.cli.choice import choose_model, is_new, open_store, open_target
 from flserve_app.cli.options import MOST_SHOWN, VERSION_HELP, JsonOption, ModelOption, StoreOption, to_json
 from flserve_app.errors import NotFound, Overtaken
 from flserve_app.registry import Registry, Version, export_bundle
-from flserve_app.registry import import_bundle as take_in
+from flserve_app.registry.bundle import check_content, opened_bundle, take_in
 from flserve_app.registry.insist import insist
 from flserve_app.registry.named import load_named
 from flserve_app.registry.output import is_stdout, writing_output
@@ -74,8 +74,11 @@ def import_bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Take the versions of a bundle into a store, which is made if it is not there; all is checked first."""
-    with open_target(store) as registry:
-        taken = take_in(registry, file, model=model)
+    with opened_bundle(file, model=model) as bundle:
+        if new := is_new(store):
+            check_content(bundle)  # what is refused leaves no empty store behind
+        with open_target(store) as registry:
+            taken = take_in(registry, bundle, checked=new)
     if as_json:
         typer.echo(to_json({"model": taken.model, "added": taken.added, "present": taken.present}))
     else:

@@ -43,6 +43,8 @@ def verify(
     else:
         if recovered is not None:
             _print_recovered(recovered)
+        if report.named:
+            typer.echo(f"repair: {report.named} payloads named again")
         _print_report(report)
         if repair and report.damage:
             _print_repair(report)
@@ -119,6 +121,7 @@ def _report(report: Report) -> dict[str, Any]:
         "payloads": report.payloads,
         "payload_bytes": report.nbytes,
         "orphans": list(report.orphans),
+        "named": report.named,
     }
 
 

@@ -19,14 +19,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from flserve_app.codec import inspect
 from flserve_app.errors import CodecError, StoreError
 from flserve_app.registry.clock import utc_now
 from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing
 from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, check_format, lost_catalog
-from flserve_app.registry.lineage import Ancestor, Found, lines
+from flserve_app.registry.lineage import Ancestor, Found, lines, read_header
 from flserve_app.registry.registry import Registry
-from flserve_app.store import Database, DirBlobs, Draft, Edge
+from flserve_app.store import Database, DirBlobs, Draft
 from flserve_app.store.files import TEMPORARY, sync_folder
 from flserve_app.store.intact import BESIDE
 from flserve_app.store.labels import follow_latest
@@ -124,17 +123,9 @@ def _payloads(folder: Path, others: list[str], damaged: list[str]) -> Iterator[F
             damaged.append(blob)
             continue
         try:
-            said = inspect(data)
+            yield read_header(blob, data, _written(folder / blob[:2] / blob))
         except CodecError:
             others.append(blob)
-            continue
-        names = [tensor.name for tensor in said.tensors]
-        yield Found(
-            edge=Edge(target=said.target, base=said.base, codec=said.codec, blob=blob, nbytes=len(data)),
-            nbytes=said.declared_bytes,
-            names=tuple(name for name in names if name is not None) if None not in names else None,
-            written=_written(folder / blob[:2] / blob),
-        )
 
 
 def _written(path: Path) -> datetime:

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from flserve_app.registry import Registry, Retention, collect
+from flserve_app.errors import Overtaken
+from flserve_app.registry import Registry, Retention, bundle, collect
 from tests.cli.test_history import flserve
 from tests.registry.samples import drifting, unrelated
 
@@ -86,6 +87,52 @@ def test_wrong_usage_exits_with_2(store, arguments, tmp_path, monkeypatch):
     before = sorted(tmp_path.iterdir())
     assert flserve("export", *arguments, "--store", store).exit_code == 2
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("at", [700, -1500])
+def test_a_refused_bundle_makes_no_store(store, at):
+    bundle, target = store.parent / "x.flb", store.parent / "target"
+    flserve("export", "--all", "--bundle", bundle, "--store", store)
+    data = bytearray(bundle.read_bytes())
+    data[at] ^= 1
+    bundle.write_bytes(data)
+    done = flserve("import", bundle, "--store", target)
+    assert (done.exit_code, done.stderr.count("error: ")) == (1, 1)
+    assert not target.exists()
+    assert flserve("import", store.parent / "none", "--store", target).exit_code == 1
+    assert not target.exists()
+
+
+def test_a_bundle_into_a_stream_is_not_begun_twice(store, monkeypatch):
+    """Whoever collects a payload while it is written makes it an error, not a second bundle behind half of one."""
+    stored, written = bundle._stored, []
+
+    def overtaken(registry, edge):
+        if len(written) == 2:
+            raise Overtaken("payload was collected")
+        written.append(edge)
+        return stored(registry, edge)
+
+    monkeypatch.setattr(bundle, "_stored", overtaken)
+    done = flserve("export", "--all", "--bundle", "-", "--store", store)
+    assert (done.exit_code, done.stderr.count("error: ")) == (1, 1)
+    assert "what was written until then is no whole, do it again" in done.stderr
+    assert len(written) == 2
+
+
+def test_a_bundle_into_a_file_is_begun_again(store, monkeypatch):
+    stored, asked = bundle._stored, []
+
+    def overtaken_once(registry, edge):
+        asked.append(edge)
+        if len(asked) == 2:
+            raise Overtaken("payload was collected")
+        return stored(registry, edge)
+
+    monkeypatch.setattr(bundle, "_stored", overtaken_once)
+    assert flserve("export", "--all", "--bundle", store.parent / "x.flb", "--store", store).exit_code == 0
+    assert len(asked) == 2 + 5
+    assert flserve("import", store.parent / "x.flb", "--store", store.parent / "target").exit_code == 0
 
 
 def test_what_is_no_bundle_is_one_line(store, tmp_path):

@@ -94,6 +94,7 @@ def test_log_shows_the_newest_and_says_how_many_more_there_are(outputs):
     assert "not shown" not in flserve("log", "--limit", "4").stdout
     assert [row["version"] for row in json.loads(flserve("log", "--json", "--limit", "1").stdout)] == ["v3"]
     assert flserve("log", "--limit", "0").exit_code == 2
+    assert "not shown" not in flserve("log", "--limit", "9" * 20).stdout
 
 
 def test_a_table_has_an_end_and_json_has_all(outputs, monkeypatch):

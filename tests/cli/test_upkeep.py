@@ -1,4 +1,6 @@
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -128,3 +130,24 @@ def test_a_time_that_is_none_is_one_line(store, days):
     done = flserve("gc", "--store", store, "--older-than", days)
     assert done.exit_code == 1
     assert "is no time that can be reckoned with" in done.stderr
+
+
+@pytest.mark.parametrize("days", ["740000", "1e6", "999999999"])
+def test_nothing_is_older_than_all_times(store, days):
+    done = flserve("gc", "--store", store, "--older-than", days, "--forget-clients", days)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("collected 0, ")
+
+
+def test_a_repair_says_what_it_named_again(store):
+    with closing(sqlite3.connect(store / "catalog.sqlite")) as database, database:
+        database.execute("DELETE FROM edges")
+    done = flserve("gc", "--store", store)
+    assert (done.exit_code, done.stderr.count("error: ")) == (1, 1)
+    assert "`flserve verify --repair` names them again" in done.stderr
+    assert "problem: versions are lost that payloads" in flserve("verify", "--store", store).stdout
+    done = flserve("verify", "--repair", "--store", store)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("repair: ")
+    assert "payloads named again" in done.stdout
+    assert json.loads(flserve("verify", "--repair", "--store", store, "--json").stdout)["named"] == 0

@@ -61,6 +61,7 @@ LOST = {
     "a FIFO": piped,
     "no tables": lambda path: (path.unlink(), sql("VACUUM")(path)),
     "no revision": sql("DROP TABLE alembic_version"),
+    "two revisions": sql("INSERT INTO alembic_version VALUES ('0001')"),
     **{f"no {table}": sql(f"DROP TABLE {table}") for table in (*ALL, "runs", "states", "clients")},
     "a column": sql("ALTER TABLE versions DROP COLUMN serving"),
     "a trigger": sql("CREATE TRIGGER t AFTER INSERT ON versions BEGIN DELETE FROM edges; END"),
