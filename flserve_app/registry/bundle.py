@@ -203,6 +203,7 @@ def _present(registry: Registry, contents: Contents) -> tuple[int, ...]:
 
 def _admit(registry: Registry, bundle: Bundle) -> None:
     contents = bundle.contents
+    registry.catalog.announce(contents.model)
     for edge in contents.payloads:
         if not registry.catalog.edges_behind(edge.target):
             registry.blobs.put(bundle.payload(edge))

@@ -7,7 +7,6 @@ is named makes it, while payloads that would are there: rows were lost. And blob
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from flserve_app.errors import StoreError
@@ -15,21 +14,16 @@ from flserve_app.registry.registry import Registry
 from flserve_app.registry.unnamed import unnamed
 from flserve_app.store import Inventory
 
-PATIENCE_SECONDS = 1.0
 NAMES_NOTHING = "the store has blobs, and its catalog names none"
 
 
 def names_nothing(registry: Registry) -> bool:
-    """Whether there are blobs, and no version that could need them. Raises StoreError.
+    """Whether there are blobs, and a catalog of which the rows that named them were lost. Raises StoreError.
 
-    Who publishes a first version puts its blobs a moment before he names them: that moment is waited for.
+    Who publishes a model's first version names the model before he puts a blob: a catalog that names no version of it
+    yet, and gave no number away, has lost nothing.
     """
-    end = time.monotonic() + PATIENCE_SECONDS
-    while next(iter(registry.blobs), None) is not None and not registry.catalog.models():
-        if time.monotonic() > end:
-            return True
-        time.sleep(PATIENCE_SECONDS / 10)
-    return False
+    return next(iter(registry.blobs), None) is not None and registry.catalog.emptied()
 
 
 def shared(inventory: Inventory) -> Iterator[str]:

@@ -41,6 +41,11 @@ class LeaseKeeper:
         """Refuse a model that another run holds now. Raises Conflict."""
         self._leases.check_free(model, mine=_mine, now=self._clock())
 
+    def check_unused(self) -> None:
+        """Refuse a store in which a run holds any model now. Raises Conflict."""
+        for model in self._leases.models():
+            self.check_free(model)
+
     @contextmanager
     def hold(self, model: str, run: str | None = None) -> Iterator[None]:
         """Hold a model's lease for a block; within it the run may hold it again.

@@ -87,6 +87,7 @@ def recover(path: Path) -> Recovered:
     """
     folder = path.absolute()
     check_format(folder)
+    _check_unused(folder)
     others: list[str] = []
     damaged: list[str] = []
     found = list(_payloads(folder / BLOBS_FOLDER, others, damaged))
@@ -112,6 +113,16 @@ def recover(path: Path) -> Recovered:
         damaged=tuple(sorted(damaged)),
         kept=kept,
     )
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse a store that a run publishes to: what it publishes would go with the catalog. Raises Conflict."""
+    try:
+        registry = Registry.open(folder, create=False)
+    except StoreError:
+        return  # a catalog that cannot be read holds nobody's lease
+    with registry:
+        registry.leases.check_unused()
 
 
 def _payloads(folder: Path, others: list[str], damaged: list[str]) -> Iterator[Found]:

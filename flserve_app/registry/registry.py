@@ -289,6 +289,8 @@ class Registry:
     def _publish(self, draft: Draft, artifact: Artifact, data: bytes | None, kind: str, delta: bytes | None) -> Version:
         parent = None if draft.parent is None else self.catalog.version(draft.model, draft.parent)
         base = None if parent is None or parent.collected else parent.digest
+        if parent is None:
+            self.catalog.announce(draft.model)
         edges = self.archive.keep(artifact, base, delta)
         with self._memory.kept(draft.model, data, kind) as state:
             lease = self.leases.token(draft.model)

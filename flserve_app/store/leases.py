@@ -99,6 +99,12 @@ class Leases:
         with self._database.write() as connection:
             connection.execute(delete(leases).where(leases.c.token == lease.token))
 
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models that have a lease."""
+        with self._database.read() as connection:
+            query = select(models.c.name).join(leases, leases.c.model_id == models.c.id)
+            return tuple(connection.execute(query).scalars())
+
     def check_free(self, model: str, *, mine: Collection[str], now: datetime) -> None:
         """Refuse a model that another run holds now; the model need not be there. Raises Conflict."""
         with self._database.read() as connection:

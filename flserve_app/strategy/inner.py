@@ -37,6 +37,7 @@ from flserve_app.errors import ConfigError
 from flserve_app.strategy.attempt import undone_if_it_fails
 from flserve_app.strategy.compatibility import NONFINITE_RULES, check, nested
 from flserve_app.strategy.metric_means import averaging, level
+from flserve_app.strategy.reply_metrics import MOST_LISTED, MOST_METRICS
 from flserve_app.strategy.reply_tensors import is_integral, within
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.screening import Form, screen
@@ -177,7 +178,13 @@ class Inner:
         for reply, reason in odd:
             self._refused(reply.metadata.src_node_id, reason)
         if screened.metrics_lost:
-            log(INFO, "flserve: %d metrics are left behind: no finite numbers under plain names", screened.metrics_lost)
+            log(
+                WARNING,
+                "flserve: %d metrics are left out: a reply may have %d, finite under plain names (%d numbers in lists)",
+                screened.metrics_lost,
+                MOST_METRICS,
+                MOST_LISTED,
+            )
         if form.rebuilt:
             level(fine, self._averages.weighted_by_key)
         return fine
