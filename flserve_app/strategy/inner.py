@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from logging import INFO, WARNING
 from types import MappingProxyType
 from typing import Any, final
@@ -136,7 +136,7 @@ class Inner:
         usable = self._usable(replies, like)
         if self.traits.private and not usable:
             return (None, None), []  # adaptive clipping divides by the number of replies
-        with self._attempt(own=self._own_train):
+        with self._attempt():
             arrays, metrics = self._aggregated(number, usable, like)
             return (None if arrays is None else restore(arrays, like), metrics), usable
 
@@ -147,14 +147,13 @@ class Inner:
             AggregateError: If it fails; it is then as it was before.
         """
         usable = self._usable(replies, None)
-        with self._attempt(own=self._own_evaluate):
+        with self._attempt():
             return self.strategy.aggregate_evaluate(number, usable)
 
     @contextmanager
-    def _attempt(self, *, own: bool) -> Iterator[None]:
+    def _attempt(self) -> Iterator[None]:
         # What a client sends shall not decide whether numpy warns: where warnings are errors, that would end a round.
-        means = averaging(self.strategy) if own else nullcontext()
-        with undone_if_it_fails(self.strategy), np.errstate(all="ignore"), means:
+        with undone_if_it_fails(self.strategy), np.errstate(all="ignore"), averaging(self.strategy):
             yield
 
     def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
@@ -185,8 +184,8 @@ class Inner:
                 MOST_METRICS,
                 MOST_LISTED,
             )
-        if form.rebuilt:
-            level(fine, self._averages.weighted_by_key)
+        # Also for who overrides a method of Flower's: most hand on to it, and it wants the same names in all replies.
+        level(fine, self._averages.weighted_by_key)
         return fine
 
     def _form(self, *, training: bool) -> Form:
