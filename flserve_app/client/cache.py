@@ -28,11 +28,11 @@ from flserve_app.client.files import mapped, write_atomically
 from flserve_app.client.policy import SitePolicy
 from flserve_app.client.private_files import PrivateFiles
 from flserve_app.client.reference import Reference, parse_reference
-from flserve_app.client.regular import is_regular, read_regular
 from flserve_app.client.sweep import sweep_when_due
 from flserve_app.client.verified import led_to, verified_artifacts
 from flserve_app.codec import decode, encode_parts
 from flserve_app.codec.decoder import DEFAULT_MAX_BYTES
+from flserve_app.disk.regular import is_regular, read_regular
 from flserve_app.errors import FlserveError, StoreError
 
 LOCK_SECONDS = 60.0

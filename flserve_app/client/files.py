@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import stat
@@ -11,11 +10,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from flserve_app.client.regular import open_regular
+from flserve_app.disk.durable import force, force_folder
+from flserve_app.disk.regular import open_regular
 
 TEMPORARY = ".new-"
-# What file systems answer that do not force folders, or files, to disk.
-_UNFORCED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def make_private(path: Path) -> None:
@@ -65,7 +63,7 @@ def write_atomically(
                 os.fchmod(file.fileno(), 0o640)
             if forced:
                 file.flush()
-                _force(file.fileno())
+                force(file.fileno())
         os.replace(name, path)
     except BaseException:
         with suppress(OSError):
@@ -76,43 +74,17 @@ def write_atomically(
             force_folder(folder)
 
 
-def force_folder(path: Path) -> None:
-    """Force a folder's names to disk, where its file system can do that.
-
-    Raises:
-        OSError: If writing them failed.
-    """
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # a folder that may be written and entered, but not listed
-        return
-    try:
-        _force(handle)
-    finally:
-        os.close(handle)
-
-
 def mapped(path: Path) -> memoryview:
     """Return a file's bytes as they are on disk, without reading them into memory; for files replaced as a whole.
 
     Raises:
         OSError: If it is no regular file, or cannot be read.
     """
-    with os.fdopen(open_regular(path), "rb") as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
             return memoryview(b"")
         # Unmapped with the last view of it: an error's traceback may keep one for a while.
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _force(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _UNFORCED:
-            raise
 
 
 def _made(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from typing import final
 
 from flserve_app.client.files import mapped, write_atomically
 from flserve_app.client.private import kept_key
-from flserve_app.client.regular import is_regular
+from flserve_app.disk.regular import is_regular
 from flserve_app.errors import StoreError
 
 SUFFIX = ".private"

@@ -27,7 +27,7 @@ from flserve_app.client.files import TEMPORARY
 from flserve_app.client.policy import SitePolicy
 from flserve_app.client.private_files import SUFFIX
 from flserve_app.client.reference import parse_reference
-from flserve_app.client.regular import read_regular
+from flserve_app.disk.regular import read_regular
 from flserve_app.errors import StoreError
 
 FEW_CLIENTS = 16  # so many that looking at all of them costs less than a small version
