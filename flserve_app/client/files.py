@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from flserve_app.disk.durable import force, force_folder
 from flserve_app.disk.regular import open_regular
+from flserve_app.processes import this_place
 
 TEMPORARY = ".new-"
 
@@ -55,7 +57,7 @@ def write_atomically(
     """
     made = _made(path.parent)
     # Named by the process: what a kill leaves behind is known by nobody running under that number.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{_here()}-{os.getpid()}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
@@ -74,6 +76,20 @@ def write_atomically(
             force_folder(folder)
 
 
+def is_abandoned(name: str) -> bool:
+    """Whether a temporary file was written by a process of this host and container that is gone."""
+    parts = name.removeprefix(TEMPORARY).split("-")
+    if len(parts) != 3 or parts[0] != _here() or not parts[1].isdecimal() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, ValueError):
+        return False
+    return False
+
+
 def mapped(path: Path) -> memoryview:
     """Return a file's bytes as they are on disk, without reading them into memory; for files replaced as a whole.
 
@@ -85,6 +101,11 @@ def mapped(path: Path) -> memoryview:
             return memoryview(b"")
         # Unmapped with the last view of it: an error's traceback may keep one for a while.
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _here() -> str:
+    """Return a name of the place within which a process's number is its own."""
+    return hashlib.sha256(this_place().encode()).hexdigest()[:12]
 
 
 def _made(folder: Path) -> list[Path]:
