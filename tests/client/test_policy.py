@@ -57,6 +57,19 @@ def test_a_bound_in_the_environment_that_nobody_knows_is_an_error():
         site_policy({}, {"FLSERVE_MAX_MODEL_BYTE": "1"})
 
 
+@pytest.mark.parametrize("key", ["max-model-byte", "max-modelbytes", "max_epoch", "Max-Client", "max-rounds-bytes"])
+def test_a_key_that_is_nearly_a_bound_is_an_error(key):
+    with pytest.raises(ConfigError, match=f"node-config {key}: unknown key, expected 'max-"):
+        site_policy({key: 1}, {})
+
+
+@pytest.mark.parametrize(
+    "key", ["folders", "recipes", "max-steps", "max-length", "max-batches", "max-tokens", "max-depth", "data-folder"]
+)
+def test_an_apps_own_keys_are_its_own(key):
+    assert site_policy({key: "data/train"}, {}) == SitePolicy()
+
+
 def test_folders_are_meant_with_all_below_and_links_followed(tmp_path):
     (tmp_path / "data" / "a").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
