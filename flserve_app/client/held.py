@@ -208,7 +208,8 @@ class Held:
             return False
         try:
             self._claim()
-            self._cache.install(reference, artifact)
+            if done := self._cache.install(reference, artifact):
+                self._say(done)
         except (OSError, StoreError) as error:
             self._say(f"keeps its version in memory, the cache cannot be written: {error}")
             return False

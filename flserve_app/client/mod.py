@@ -161,7 +161,7 @@ def _greet(message: Message, context: Context, held: Held, delivery: Delivery, b
     digests = (base, *digests) if base and base not in digests and base in held.digests() else digests
     # Likewise: nobody is told which history the private tensors are of.
     keeps = bool(delivery.private) and kept_key(held.private(delivery.model, delivery.private)) == delivery.private
-    builds = builder is not None and held.policy.recipes
+    builds = builder is not None and held.policy.build_recipes
     return _reply(
         message,
         Answer(

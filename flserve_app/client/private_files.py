@@ -18,7 +18,7 @@ from typing import final
 
 from flserve_app.client.files import mapped, write_atomically
 from flserve_app.client.private import kept_key
-from flserve_app.client.regular import is_regular
+from flserve_app.disk.regular import is_regular
 from flserve_app.errors import StoreError
 
 SUFFIX = ".private"
@@ -51,7 +51,8 @@ class PrivateFiles:
                 data = mapped(path)
                 if not key or path == self._path(model, key) or kept_key(data) == key:
                     if key:
-                        os.utime(path)  # asked for: it is in use
+                        with suppress(OSError):  # a cache that may only be read is read all the same
+                            os.utime(path)  # asked for: it is in use
                     return data
         return None
 

@@ -25,6 +25,7 @@ from typing import Any, final
 import yaml
 from omegaconf import OmegaConf
 
+from flserve_app.disk.durable import force
 from flserve_app.errors import ConfigError, Conflict, StoreError
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.files import remove_file
@@ -112,7 +113,7 @@ class RunFolder:
             with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
                 file.write(strict_json(asdict(row)) + "\n")
                 file.flush()
-                os.fsync(file.fileno())
+                force(file.fileno())
         except OSError as error:
             raise StoreError(f"{self.path / HISTORY_FILE} cannot be written: {error}") from error
         self._rows += 1

@@ -117,8 +117,8 @@ def _allowed(app: AppConfig, clients: int) -> dict[str, str]:
     }
     allowed = {name: value for name, value in allowed.items() if not os.environ.get(name)}
     if app.task.name == "hub" and is_place(app.task.hub.dataset):
-        folders = filter(None, (os.environ.get("FLSERVE_FOLDERS"), str(place_of(app.task.hub.dataset).absolute())))
-        allowed["FLSERVE_FOLDERS"] = os.pathsep.join(folders)
+        folders = filter(None, (os.environ.get("FLSERVE_DATA_FOLDERS"), str(place_of(app.task.hub.dataset).absolute())))
+        allowed["FLSERVE_DATA_FOLDERS"] = os.pathsep.join(folders)
     return allowed
 
 

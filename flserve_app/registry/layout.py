@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from flserve_app.disk.regular import open_regular
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.dir_blobs import DirBlobs
-from flserve_app.store.files import TEMPORARY, open_regular
+from flserve_app.store.files import TEMPORARY
 from flserve_app.store.intact import catalog_loss, check_kinds
 
 FORMAT = 1

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import final
 
 from flserve_app.errors import StoreError
+from flserve_app.processes import this_process
 from flserve_app.store import Database, Lease, Leases
-from flserve_app.store.processes import this_process
 
 HEARD_SECONDS = 10.0
 # What any registry of this process holds: such a lease is alive, whatever a clock says.

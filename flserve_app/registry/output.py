@@ -22,9 +22,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from flserve_app.disk.regular import kind_of
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.registry.layout import is_own, is_store
-from flserve_app.store.files import kind_of, new_file
+from flserve_app.store.files import new_file
 
 STDOUT = Path("-")
 READER_SECONDS = 5.0  # that a FIFO's reader may come later than its writer

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from flserve_app.disk.durable import force_folder
 from flserve_app.errors import CodecError, StoreError
 from flserve_app.registry.clock import utc_now
 from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing
@@ -26,7 +27,7 @@ from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, check_format
 from flserve_app.registry.lineage import Ancestor, Found, lines, read_header
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Database, DirBlobs, Draft
-from flserve_app.store.files import TEMPORARY, sync_folder
+from flserve_app.store.files import TEMPORARY
 from flserve_app.store.intact import BESIDE
 from flserve_app.store.labels import follow_latest
 from flserve_app.store.names import ensure_model, next_number
@@ -195,7 +196,7 @@ def _put_in_place(new: Path, place: Path) -> Path | None:
     # First the files beside it: a log without its database harms nobody, and a new database must not find it.
     moved = [ending for ending in (*BESIDE, "") if _moved(place, kept, ending)]
     os.replace(new, place)
-    sync_folder(place.parent)
+    force_folder(place.parent)
     return kept if moved else None
 
 

@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from flserve_app.disk.regular import kind_of
 from flserve_app.errors import StoreError
-from flserve_app.store.files import kind_of
 from flserve_app.store.schema import HEAD, metadata
 
 BESIDE = ("-wal", "-shm", "-journal")  # the files that SQLite keeps beside its own

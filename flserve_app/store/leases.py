@@ -19,10 +19,10 @@ from typing import Any, final
 from sqlalchemy import Connection, delete, insert, select, update
 
 from flserve_app.errors import Conflict
+from flserve_app.processes import Process, is_there, this_process
 from flserve_app.store import rows
 from flserve_app.store.database import Database
 from flserve_app.store.names import ensure_model
-from flserve_app.store.processes import Process, is_there, this_process
 from flserve_app.store.schema import leases, models, runs
 
 SILENT_SECONDS = 60.0
