@@ -27,7 +27,7 @@ def run(context: typer.Context) -> None:
     The names people type: task, model, num_rounds, num_clients, codec, uplink, seed, store, resume, model_name,
     experiment, hydra.run.dir. `--help` shows all, `--cfg job` the composed configuration.
     """
-    from flserve_app.experiments.run import run as run_experiment
+    from flserve_app.experiments.sweep import run as run_experiment
 
     run_experiment(context.args)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from flserve_app.strategy import RoundRow
 
 def round_line(row: RoundRow) -> str:
     """Return a round in one line."""
-    accuracy = _accuracy(row.accuracy, row.metrics.get("client_accuracy"))
+    accuracy = accuracy_text(row.accuracy, row.metrics.get("client_accuracy"))
     plans = ", ".join(f"{count} {kind}" for kind, count in row.plans.items()) or "none"
     return (
         f"round {row.round:>3}  v{row.version} {row.digest[:12]}  accuracy {accuracy}  "
@@ -32,7 +32,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("versions", f"{summary['versions']} (latest v{summary['final_version']})")
-    table.add_row("final accuracy", _accuracy(summary["final_accuracy"], summary.get("final_client_accuracy")))
+    table.add_row("final accuracy", accuracy_text(summary["final_accuracy"], summary.get("final_client_accuracy")))
     table.add_row("final digest", summary["final_digest"])
     table.add_row("clients by version", _by_version(summary["client_versions"]))
     for way, name in (("down", "bytes down"), ("up", "bytes up")):
@@ -45,27 +45,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def sweep_table(jobs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Return the summaries of a sweep side by side; each job is (its overrides, its summary)."""
-    table = Table(title=f"{len(jobs)} runs", title_justify="left")
-    table.add_column("overrides", overflow="fold")
-    for name in ("accuracy", "digest", "down", "up", "of full", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for overrides, summary in jobs:
-        sent = summary["bytes_down"] + summary["bytes_up"]
-        table.add_row(
-            escape(overrides),
-            _accuracy(summary["final_accuracy"], summary.get("final_client_accuracy")),
-            summary["final_digest"][:12],
-            readable_bytes(summary["bytes_down"]),
-            readable_bytes(summary["bytes_up"]),
-            share(sent, summary["bytes_down_full"] + summary["bytes_up_full"]),
-            f"{summary['seconds']:.1f}",
-        )
-    return table
-
-
-def _accuracy(central: float | None, clients: float | None) -> str:
+def accuracy_text(central: float | None, clients: float | None) -> str:
     """Return the server's accuracy, or that of the clients where the server measures none."""
     if central is not None or clients is None:
         return "-" if central is None else f"{central:.4f}"
