@@ -15,10 +15,10 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
-from flserve_app.compose.folder import project_outputs
 from flserve_app.compose.job import run_job
 from flserve_app.compose.screen import Screen
 from flserve_app.config import Composed, load, new_folder, quoted
+from flserve_app.config.outputs import project_outputs
 from flserve_app.errors import ConfigError, FlserveError
 
 app = ServerApp()

@@ -56,6 +56,16 @@ def is_identity(text: object) -> bool:
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
 
 
+def readable_bytes(count: int) -> str:
+    """Return a number of bytes in a unit that suits it, for people."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"
+
+
 def strict_json(value: Any, indent: int | None = None) -> str:
     """Return JSON that every reader takes: what JSON has no number for is null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)

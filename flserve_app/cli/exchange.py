@@ -24,6 +24,7 @@ from flserve_app.registry.output import is_stdout, writing_output
 from flserve_app.text import plain
 
 _RANGE = ".."
+_ENDINGS = MappingProxyType({".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".npz": "npz"})
 
 
 class Format(StrEnum):
@@ -42,7 +43,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="The file to write; replaced if it is there. - is stdout.")
     ] = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="The file's format, for other programs.")
+        Format | None, typer.Option("--format", "-f", help="The file's format; default: what its ending says.")
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Write a bundle for `flserve import` to this file instead.")
@@ -52,6 +53,7 @@ def export(
     model: ModelOption = None,
 ) -> None:
     """Write a version to a file that other programs read, or versions to a bundle that another store takes in."""
+    file_format = file_format or _format_of(output)
     _check_usage(version, output, file_format, bundle, everything)
     with open_store(store) as registry:
         name = choose_model(registry, model)
@@ -83,12 +85,18 @@ def import_bundle(
         typer.echo(f"{plain(taken.model)}: {len(taken.added)} versions added{_span(taken.added)}{present}")
 
 
+def _format_of(output: Path | None) -> Format | None:
+    named = None if output is None else _ENDINGS.get(output.suffix.lower())
+    return None if named is None else Format(named)
+
+
 def _check_usage(
     version: str | None, output: Path | None, file_format: Format | None, bundle: Path | None, everything: bool
 ) -> None:
     if bundle is None:
         if version is None or output is None or file_format is None or everything:
-            raise typer.BadParameter("name VERSION with --output and --format, or use --bundle")
+            endings = ", ".join(_ENDINGS)
+            raise typer.BadParameter(f"name VERSION with --output FILE ({endings}, or --format), or use --bundle")
     elif output is not None or file_format is not None:
         raise typer.BadParameter("--bundle goes without --output and --format")
     elif (version is None) != everything:

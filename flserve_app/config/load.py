@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flserve_app.config.folders import by_time
 from flserve_app.config.keys import meant
+from flserve_app.config.outputs import named_store, outputs
 from flserve_app.config.schema import (
     MOST_PATH_CHARACTERS,
     AppConfig,
@@ -92,6 +93,8 @@ def folder_name(text: str) -> str:
 def register_schemas() -> None:
     """Make the schemas, and what conf/ calls by name, known to Hydra; calling it again changes nothing."""
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("outputs", lambda: str(outputs()), replace=True)
+    OmegaConf.register_new_resolver("named_store", named_store, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="app", node=AppConfig)
     store.store(group="schema", name="task", node=TaskConfig)

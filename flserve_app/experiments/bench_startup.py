@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from flserve_app.compose.folder import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
+from flserve_app.config.outputs import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import DeliveryError, NotFound, StoreError
 from flserve_app.experiments.command import Lines, called, last_words
 from flserve_app.experiments.console import report_console

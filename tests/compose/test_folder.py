@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from flserve_app.compose import folder as folder_module
-from flserve_app.compose.folder import RunFolder, project_outputs
+from flserve_app.compose.folder import RunFolder
+from flserve_app.config.outputs import project_outputs
 from flserve_app.errors import ConfigError, Conflict, StoreError
 from flserve_app.strategy import RoundRow
 
