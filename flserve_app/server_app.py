@@ -18,8 +18,8 @@ from rich.console import Console
 from flserve_app.compose.job import run_job
 from flserve_app.compose.screen import Screen
 from flserve_app.config import Composed, load, new_folder, quoted
-from flserve_app.config.outputs import project_outputs
 from flserve_app.errors import ConfigError, FlserveError
+from flserve_app.places import project_outputs
 
 app = ServerApp()
 

@@ -56,6 +56,11 @@ def is_identity(text: object) -> bool:
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
 
 
+def share(part: int, whole: int) -> str:
+    """Return a part of a whole in percent, for people."""
+    return "-" if whole == 0 else f"{100 * part / whole:.1f} %"
+
+
 def readable_bytes(count: int) -> str:
     """Return a number of bytes in a unit that suits it, for people."""
     value = float(count)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from flserve_app import client_app, server_app
 from flserve_app.config import load
-from flserve_app.config.outputs import project_outputs
 from flserve_app.errors import ConfigError, Conflict
+from flserve_app.places import project_outputs
 from flserve_app.server_app import overrides_of
 from tests.fleet import FleetGrid
 

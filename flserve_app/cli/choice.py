@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from flserve_app.errors import ConfigError, NotFound
+from flserve_app.places import OUTPUTS, OUTPUTS_VARIABLE, outputs, project_outputs
 from flserve_app.registry import Registry
 from flserve_app.registry.layout import BLOBS_FOLDER, FORMAT_FILE, STORE_FOLDER, store_at
 from flserve_app.text import plain
@@ -44,8 +45,6 @@ def choose_store(path: Path | None) -> Path:
 
 def run_places() -> tuple[Path, ...]:
     """Return the folders to look for runs in: the first that has any counts. Raises ConfigError."""
-    from flserve_app.config.outputs import OUTPUTS, OUTPUTS_VARIABLE, outputs, project_outputs
-
     if os.environ.get(OUTPUTS_VARIABLE):
         return (outputs(),)
     try:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from flserve_app.errors import ConfigError
+from flserve_app.places import STORE_VARIABLE
 from flserve_app.text import strict_json
 
-STORE_VARIABLE = "FLSERVE_STORE"  # names a store for all commands, `flserve run` too
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", envvar=STORE_VARIABLE, help="Store or run folder; default: the newest below outputs/."),

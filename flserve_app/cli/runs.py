@@ -20,8 +20,8 @@ import typer
 from flserve_app.cli.choice import run_places
 from flserve_app.cli.options import JsonOption, print_json_list
 from flserve_app.cli.tables import print_table
-from flserve_app.config.outputs import HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import NotFound
+from flserve_app.places import HISTORY_FILE, SUMMARY_FILE
 from flserve_app.registry.layout import STORE_FOLDER
 from flserve_app.text import plain, readable_bytes
 

@@ -24,8 +24,8 @@ from typing import Any, final
 import yaml
 from omegaconf import OmegaConf
 
-from flserve_app.config.outputs import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import Conflict, StoreError
+from flserve_app.places import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.files import remove_file
 from flserve_app.strategy import RoundRow

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flserve_app.strategy import RoundRow
-from flserve_app.text import readable_bytes
+from flserve_app.text import readable_bytes, share
 
 __all__ = ["BYTES", "readable_bytes", "share", "summarise"]
 
@@ -49,8 +49,3 @@ def summarise(
         "payloads": dict(payloads),
         "seconds": round(seconds, 3),
     }
-
-
-def share(part: int, whole: int) -> str:
-    """Return a part of a whole in percent, for people."""
-    return "-" if whole == 0 else f"{100 * part / whole:.1f} %"

@@ -15,9 +15,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from flserve_app.compose.screen import accuracy_text
-from flserve_app.compose.summary import BYTES, readable_bytes, share
-from flserve_app.text import plain
+from flserve_app.compose.summary import BYTES
+from flserve_app.strategy.row_line import accuracy_text
+from flserve_app.text import plain, readable_bytes, share
 
 MOST_CELL = 2000
 _KEPT = ("final_accuracy", "final_client_accuracy", "final_loss", "final_digest", "failures", *BYTES, "seconds")

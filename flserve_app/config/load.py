@@ -25,7 +25,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flserve_app.config.folders import by_time
 from flserve_app.config.keys import meant
-from flserve_app.config.outputs import named_store, outputs
 from flserve_app.config.schema import (
     MOST_PATH_CHARACTERS,
     AppConfig,
@@ -35,6 +34,7 @@ from flserve_app.config.schema import (
     TaskConfig,
 )
 from flserve_app.errors import ConfigError
+from flserve_app.places import named_store, outputs
 from flserve_app.text import is_plain, plain
 
 CONFIG_NAME = "config"

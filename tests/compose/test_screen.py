@@ -4,9 +4,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from flserve_app.compose.screen import Screen, round_line, summary_table, sweep_table
-from flserve_app.compose.summary import readable_bytes, share, summarise
-from flserve_app.strategy import RoundRow
+from flserve_app.compose.screen import Screen, summary_table
+from flserve_app.compose.summary import summarise
+from flserve_app.strategy import RoundRow, round_line
+from flserve_app.text import readable_bytes, share
 
 DIGEST = "abcdef012345" + "0" * 52
 
@@ -90,12 +91,6 @@ def test_the_closing_summary():
 
 def test_brackets_in_a_path_are_no_markup():
     assert "/out/a[/b][red]" in printed(summary(folder="/out/a[/b][red]"))
-    console = Console(file=StringIO(), width=100)
-    console.print(sweep_table([("x=[/1]", summary()), ("seed=2", summary(final_accuracy=None))]))
-    text = console.file.getvalue()
-    assert "2 runs" in text
-    assert "x=[/1]" in text
-    assert re.search(r"seed=2 +│ +- │ abcdef012345 │ +1.00 kB │ 3.00 MB │ +50.0 % │", text)
 
 
 def test_without_a_terminal_rounds_are_lines():
