@@ -71,6 +71,11 @@ def readable_bytes(count: int) -> str:
     return f"{value:.2f} TB"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many there are of something, for people: `1 blob`, `2 blobs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def strict_json(value: Any, indent: int | None = None) -> str:
     """Return JSON that every reader takes: what JSON has no number for is null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
