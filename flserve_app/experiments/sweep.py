@@ -58,8 +58,9 @@ def run(overrides: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         if jobs.started:
             raise
-        # Hydra's way to refuse some overrides, or a run folder that cannot be made
-        raise ConfigError(one_sentence(error)) from error
+        if isinstance(error, OSError):
+            raise StoreError(f"the run folder cannot be made: {_of_system(error)}") from error
+        raise ConfigError(one_sentence(error)) from error  # Hydra's way to refuse some overrides
     jobs.close()
 
 
