@@ -21,7 +21,7 @@ from flserve_app.registry import import_bundle as take_in
 from flserve_app.registry.insist import insist
 from flserve_app.registry.named import load_named
 from flserve_app.registry.output import is_stdout, writing_output
-from flserve_app.text import plain
+from flserve_app.text import counted, plain
 
 _RANGE = ".."
 _ENDINGS = MappingProxyType({".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".npz": "npz"})
@@ -82,7 +82,7 @@ def import_bundle(
         typer.echo(to_json({"model": taken.model, "added": taken.added, "present": taken.present}))
     else:
         present = f", {len(taken.present)} there already" if taken.present else ""
-        typer.echo(f"{plain(taken.model)}: {len(taken.added)} versions added{_span(taken.added)}{present}")
+        typer.echo(f"{plain(taken.model)}: {counted(len(taken.added), 'version')} added{_span(taken.added)}{present}")
 
 
 def _format_of(output: Path | None) -> Format | None:
@@ -122,10 +122,10 @@ def _bundle(registry: Registry, model: str, ref: str | None, path: Path) -> None
         if _chosen(registry, model, ref) == versions:
             raise
         raise Overtaken(f"{ref or 'what there is'} of {model!r} changed while it was bundled") from error
-    nbytes = sum(edge.nbytes for edge in contents.payloads)
-    count = f"{len(contents.versions)} version{'' if len(contents.versions) == 1 else 's'}"
-    what = f"{contents.model}, {count}{_span(tuple(contents.versions))}"
-    _say(path, f"{what}, {len(contents.payloads)} payloads, {nbytes:,} bytes")
+    payloads = sum(edge.nbytes for edge in contents.payloads)
+    nbytes = f"{payloads:,} bytes of payload" if is_stdout(path) else f"{path.stat().st_size:,} bytes"
+    what = f"{contents.model}, {counted(len(contents.versions), 'version')}{_span(tuple(contents.versions))}"
+    _say(path, f"{what}, {counted(len(contents.payloads), 'payload')}, {nbytes}")
 
 
 def _say(path: Path, what: str) -> None:

@@ -222,12 +222,12 @@ def _print_collection(done: Collection, dry_run: bool) -> None:
         typer.echo(f"{plain(model)}: {would} {counted(len(names), 'version')}: {shown}")
     if done.clients:
         typer.echo(f"clients {'to forget' if dry_run else 'forgotten'}: {len(done.clients)}")
+    if done.spared:
+        typer.echo(f"kept beyond the rule: {_reasons(done)}")
     typer.echo(
         f"{would} {len(done.versions)}, kept {done.kept} ({done.keyframes} made to stand alone); "
         f"{counted(done.blobs, 'blob')}, {done.nbytes:,} bytes, {counted(done.leftovers, 'leftover file')}"
     )
-    if done.spared:
-        typer.echo(f"kept beyond the rule: {_reasons(done)}")
 
 
 def _reasons(done: Collection) -> str:

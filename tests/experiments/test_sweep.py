@@ -25,7 +25,7 @@ def test_a_sweep_goes_on_and_names_the_jobs_that_failed(tmp_path, capsys):
     assert err.startswith("job 1 failed: ")
     assert "3 runs, 1 failed" in out
     assert "[HYDRA]" not in out
-    rows = list(csv.DictReader((tmp_path / "s" / "sweep.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "s" / "sweep.csv").read_text().splitlines()))
     assert [(row["strategy"], row["state"]) for row in rows] == [
         ("fedavg", "finished"),
         ("krum", "failed"),
