@@ -7,6 +7,7 @@ and printed at the start and the end; so is, at the end, why a run failed, witho
 
 import logging
 import shlex
+import sys
 from collections.abc import Mapping
 from logging import ERROR, INFO
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         folder = project_outputs() / composed.run_dir
         if composed.named_by_time:
             folder = new_folder(folder)
-        log(INFO, "flserve: run folder %s", folder)
+        log(INFO, "flserve: run folder %s (code in %s, Python in %s)", folder, Path(__file__).parent, sys.prefix)
         _run(grid, composed, folder)
     except FlserveError as error:
         said = f"{error}" if folder is None else f"{error}; run folder {folder}"
