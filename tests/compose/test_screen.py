@@ -1,4 +1,6 @@
+import logging
 import re
+import sys
 from io import StringIO
 
 import pytest
@@ -113,6 +115,29 @@ def test_on_a_terminal_there_is_a_bar():
     assert "2/2" in text
     assert "v2" in text
     assert "final digest" in text
+
+
+def test_rows_stay_above_the_bar_with_the_clients_accuracy():
+    console = Console(file=StringIO(), width=200, force_terminal=True)
+    screen = Screen(1, lambda line: None, console)
+    done = row(1, metrics={"client_accuracy": 0.75})
+    screen.show(done)
+    screen.close(summary())
+    text = console.file.getvalue()
+    assert round_line(done) in text
+    assert "v1 accuracy 0.7500 (clients) 50.0 % of full bytes" in text
+
+
+def test_flowers_log_goes_above_the_bar_while_it_is_there(monkeypatch):
+    logger = logging.getLogger("flwr")
+    handler = logging.StreamHandler(sys.__stderr__)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    console = Console(file=StringIO(), width=100, force_terminal=True)
+    screen = Screen(1, lambda line: None, console)
+    logger.warning("flserve: a word")
+    assert "flserve: a word" in console.file.getvalue()
+    screen.close(None)
+    assert handler.stream is sys.__stderr__
 
 
 def test_a_run_that_failed_has_no_summary():
