@@ -57,6 +57,26 @@ def is_identity(text: object) -> bool:
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
 
 
+def share(part: int, whole: int) -> str:
+    """Return a part of a whole in percent, for people."""
+    return "-" if whole == 0 else f"{100 * part / whole:.1f} %"
+
+
+def readable_bytes(count: int) -> str:
+    """Return a number of bytes in a unit that suits it, for people."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return how many there are of something, for people: `1 blob`, `2 blobs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def strict_json(value: Any, indent: int | None = None) -> str:
     """Return JSON that every reader takes: what JSON has no number for is null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)

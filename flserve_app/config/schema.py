@@ -244,6 +244,8 @@ class AppConfig:
         from flserve_app.store.names import check_name
 
         if self.model_name:
+            from flserve_app.store.names import check_name  # with it comes the catalog's SQL, which few need here
+
             try:
                 check_name("model_name", self.model_name)
             except StoreError as error:

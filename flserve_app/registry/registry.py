@@ -207,14 +207,18 @@ class Registry:
         """Add metrics to a version, replacing those of the same name unless they are to be kept. Raises NotFound."""
         return self.catalog.add_metrics(model, number, metrics, keep=keep, lease=self.leases.token(model))
 
-    def load(self, version: str | Version) -> Artifact:
-        """Return the artifact of a version, or of a whole digest, verified.
+    def load(self, version: str | Version, ref: str | None = None) -> Artifact:
+        """Return the artifact of a version, of a whole digest, or of `load(model, "latest")`, any name; verified.
 
         Raises:
             NotFound: If the store does not hold it, or not any more.
             CorruptBlob: If what the store holds is damaged.
             CodecError: If a payload cannot be decoded.
         """
+        if isinstance(version, str) and ref is not None:
+            from flserve_app.registry.named import load_named  # it works on this class
+
+            return load_named(self, version, ref)[0][1]
         digest = version.digest if isinstance(version, Version) else check_digest(version)
         try:
             return self.archive.load(digest)

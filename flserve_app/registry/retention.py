@@ -121,6 +121,32 @@ def removal(inventory: Inventory, retention: Retention, now: datetime, keyframes
     )
 
 
+def beyond(
+    inventory: Inventory, retention: Retention, now: datetime, gone: Collection[str]
+) -> tuple[tuple[Version, str], ...]:
+    """Return the versions that the rule lets go and that have their content all the same, each with the reason."""
+    spared = {version.serial for version in _spared(inventory, retention, now)}
+    named: dict[tuple[str, int], list[str]] = {}
+    for (model, label), number in inventory.labels.items():
+        named.setdefault((model, number), []).append(label)
+    held = {(model, holder.digest) for model, holder in inventory.holders}
+    found = []
+    for version in inventory.versions:
+        key = version.model, version.number
+        if version.serial in spared or version.collected or version.digest in gone:
+            continue
+        if key in named:
+            reason = f"the label {', '.join(sorted(named[key]))} stands there"
+        elif retention.keep_labelled and key in inventory.former:
+            reason = "a label stood there"
+        elif (version.model, version.digest) in held:
+            reason = "a client holds it"
+        else:
+            reason = "another version has the same content, or needs it"
+        found.append((version, reason))
+    return tuple(found)
+
+
 def _spared(inventory: Inventory, retention: Retention, now: datetime) -> Iterator[Version]:
     """Yield the versions that the rule itself spares."""
     newer: dict[str, int] = {}

@@ -48,6 +48,7 @@ from flserve_app.strategy.opening import check_name, digest_of, leased, opened
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.rounds import Rounds
+from flserve_app.strategy.row_line import log_row
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
 
@@ -73,7 +74,7 @@ class VersionedStrategy(Strategy):
         resume: Go on from the last version of a model name that exists.
         num_clients: Clients to wait for before the first round; None for all that the nodes know of.
         wait_seconds: How long to wait for them, and in any round for as many as the inner strategy needs.
-        observer: Called with every finished round's row.
+        observer: Called with every finished round's row; None logs it in a line (`log_row`).
         late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
         base_version: A version that clients may hold from elsewhere, `MODEL@REF` in the store or a whole digest: who
             finds it in its cache directory gets what it lacks from there.
@@ -137,7 +138,7 @@ class VersionedStrategy(Strategy):
         self._wait_seconds = wait_seconds
         self._ledger = Ledger()
         self._publisher = Publisher(self.registry, model_name, self._codec, run, serving, lossy=lossy)
-        self._rounds = Rounds(self._publisher, self._ledger, observer)
+        self._rounds = Rounds(self._publisher, self._ledger, observer or log_row)
         self._grid: VersionedGrid | None = None
         self._offset = 0
 

@@ -37,7 +37,7 @@ def test_versions_are_carried_from_store_to_store(store, which, numbers):
 def test_what_was_carried_is_said(store):
     bundle, target = store.parent / "x.flb", store.parent / "target"
     said = flserve("export", "v1..v3", "--bundle", bundle, "--store", store).stdout
-    assert said.startswith(f"{bundle}: m, 3 versions (v1 to v3), 4 payloads, ")
+    assert said == f"{bundle}: m, 3 versions (v1 to v3), 4 payloads, {bundle.stat().st_size:,} bytes\n"
     assert flserve("import", bundle, "--store", target).stdout == "m: 3 versions added (v1 to v3)\n"
     assert flserve("import", bundle, "--store", target).stdout == "m: 0 versions added, 3 there already\n"
     again = json.loads(flserve("import", bundle, "--store", target, "--model", "n", "--json").stdout)
@@ -65,6 +65,21 @@ def test_a_conflict_is_one_line_that_says_the_way_out(store):
     assert done.exit_code == 1
     assert done.stderr.startswith("error: m v0 is in the store with content ")
     assert done.stderr.endswith("import it under another name with --model\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("m.npz", b"PK"), ("m.NPZ", b"PK"), ("m.safetensors", None), ("m.pt", b"PK")]
+)
+def test_the_ending_of_a_file_says_its_format(store, tmp_path, name, start):
+    done = flserve("export", "latest", "-o", tmp_path / name, "--store", store)
+    assert done.exit_code == 0, done.stderr
+    content = (tmp_path / name).read_bytes()
+    assert content.startswith(start) if start else content[8:9] == b"{"
+
+
+def test_a_format_that_is_named_counts_more_than_the_ending(store, tmp_path):
+    assert flserve("export", "latest", "-o", tmp_path / "m.npz", "-f", "safetensors", "--store", store).exit_code == 0
+    assert (tmp_path / "m.npz").read_bytes()[8:9] == b"{"
 
 
 @pytest.mark.parametrize(

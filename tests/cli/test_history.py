@@ -245,7 +245,7 @@ def test_what_cannot_be_done_is_one_line(outputs, arguments, message):
 
 
 def test_no_store_at_all_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLSERVE_OUTPUTS", str(tmp_path))
     done = flserve("log")
     assert done.exit_code == 1
     assert done.stderr.startswith(f"error: there is no store below {tmp_path}/outputs: name one with --store")
