@@ -153,7 +153,8 @@ class Inner:
     @contextmanager
     def _attempt(self) -> Iterator[None]:
         # What a client sends shall not decide whether numpy warns: where warnings are errors, that would end a round.
-        with undone_if_it_fails(self.strategy), np.errstate(all="ignore"), averaging(self.strategy):
+        traced = not (self._own_train and self._own_evaluate)
+        with undone_if_it_fails(self.strategy, traced=traced), np.errstate(all="ignore"), averaging(self.strategy):
             yield
 
     def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
