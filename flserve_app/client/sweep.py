@@ -23,7 +23,7 @@ from flwr.common.logger import log
 
 from flserve_app.client.files import TEMPORARY
 from flserve_app.client.policy import SitePolicy
-from flserve_app.client.private_files import SUFFIX
+from flserve_app.client.private_files import BEFORE, SUFFIX
 from flserve_app.client.reference import parse_reference
 from flserve_app.client.regular import read_regular
 from flserve_app.errors import StoreError
@@ -133,6 +133,7 @@ def _forget_private(folder: Path, now: float, days: int) -> None:
     for path in _entries(folder):
         if path.suffix == SUFFIX and _age_of(path) < now - days * DAY_SECONDS:
             _unlink(path)
+            _unlink(path.with_suffix(BEFORE))
             log(
                 WARNING,
                 "flserve: private tensors that %s kept are removed: no server asked for them for %d days (%s)",
