@@ -6,6 +6,7 @@ user can write to. Rules:
 - The place is a folder beside the store, `<store>.clients`: a run that is resumed has the same store, and so the same.
 - It holds what nobody could send a client again: its private tensors, and what rounding left out of its updates.
 - Who has a cache directory keeps all in it, and looks for no such file: a SuperNode elsewhere never finds one.
+- What was said stays after the last round, as clients may still be asked to predict; a later run removes it after a day.
 - A file that is no regular one, a folder that is not this user's own: as good as absent.
 """
 
@@ -47,14 +48,6 @@ def announce(run_id: int, folder: Path) -> None:
     make_private(where.parent)
     forget_old_runs(where)
     write_atomically(where / _NAME, os.fsencode(folder.absolute()))
-
-
-def withdraw(run_id: int) -> None:
-    """Take back what was announced: the run is over."""
-    where = place_of_run(run_id)
-    with suppress(OSError):
-        (where / _NAME).unlink(missing_ok=True)
-        where.rmdir()  # only if nothing else is in it
 
 
 def announced(run_place: Path) -> Path | None:

@@ -91,10 +91,7 @@ def leased(start: Method[Arguments, Result]) -> Method[Arguments, Result]:
     @wraps(start)
     def held(strategy: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with strategy._publisher.leased():
-            try:
-                return start(strategy, *args, **kwargs)
-            finally:
-                strategy._own_place.close()
+            return start(strategy, *args, **kwargs)
 
     return held
 

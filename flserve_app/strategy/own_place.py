@@ -8,48 +8,29 @@ from __future__ import annotations
 
 from logging import WARNING
 from pathlib import Path
-from typing import final
 
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from flserve_app.client.own_place import announce, beside, withdraw
+from flserve_app.client.own_place import announce, beside
 
 
-@final
-class OwnPlace:
-    """The place of the clients of one run.
+def open_place(grid: Grid, store: Path | None, *, needed: bool) -> None:
+    """Let the simulated clients of a Grid's run keep what is their own; one line where that cannot be.
 
     Args:
+        grid: The Grid.
         store: Folder of the run's store; None if it has none.
+        needed: Whether they keep anything.
     """
-
-    def __init__(self, store: Path | None) -> None:
-        self._store = store
-        self._run_id: int | None = None
-
-    def open(self, grid: Grid, *, needed: bool) -> None:
-        """Let the simulated clients of a Grid's run keep what is their own; one line where that cannot be.
-
-        Args:
-            grid: The Grid.
-            needed: Whether they keep anything.
-        """
-        run_id = _run_id(grid) if needed else None
-        if self._store is None or run_id is None:
-            return
-        folder = beside(self._store)
-        try:
-            announce(run_id, folder)
-            self._run_id = run_id
-        except OSError as error:
-            log(WARNING, "flserve: clients cannot keep what is their own in %s: %s", folder, error)
-
-    def close(self) -> None:
-        """End it with the run."""
-        if self._run_id is not None:
-            withdraw(self._run_id)
-            self._run_id = None
+    run_id = _run_id(grid) if needed else None
+    if store is None or run_id is None:
+        return
+    folder = beside(store)
+    try:
+        announce(run_id, folder)
+    except OSError as error:
+        log(WARNING, "flserve: clients cannot keep what is their own in %s: %s", folder, error)
 
 
 def _run_id(grid: Grid) -> int | None:

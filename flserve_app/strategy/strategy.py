@@ -45,7 +45,7 @@ from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.opening import PYTHON, check_name, digest_of, leased, opened, settled_name
-from flserve_app.strategy.own_place import OwnPlace
+from flserve_app.strategy.own_place import open_place
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.resumed import check_same_model, tell_resumed
@@ -141,7 +141,6 @@ class VersionedStrategy(Strategy):
         self._ledger = Ledger()
         model = settled_name(self.registry, model_name, resume=resume)
         self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy)
-        self._own_place = OwnPlace(self.registry.folder)
         self._rounds = Rounds(self._publisher, self._ledger, observer)
         self._grid: VersionedGrid | None = None
         self._offset = 0
@@ -209,7 +208,8 @@ class VersionedStrategy(Strategy):
             private=self._private,
         )
         self._rounds.begin(versioned, self._offset)
-        self._own_place.open(grid, needed=bool(self._private.key) or self._settlements.active)
+        needed = bool(self._private.key) or self._settlements.active
+        open_place(grid, self.registry.folder, needed=needed)
         wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
         self._begin(first, latest, num_rounds, versioned.fleet)
         result = super().start(
