@@ -6,7 +6,7 @@ user can write to. Rules:
 - The place is a folder beside the store, `<store>.clients`: a run that is resumed has the same store, and so the same.
 - It holds what nobody could send a client again: its private tensors, and what rounding left out of its updates.
 - Who has a cache directory keeps all in it, and looks for no such file: a SuperNode elsewhere never finds one.
-- What was said stays after the last round, as clients may still be asked to predict; a later run removes it after a day.
+- What was said stays after the last round, as clients may yet be asked to predict; a later run removes it.
 - A file that is no regular one, a folder that is not this user's own: as good as absent.
 """
 
