@@ -34,7 +34,6 @@ from flserve_app.codec.lossy import Lossy
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
 from flserve_app.errors import AggregateError, ConfigError
-from flserve_app.fleet import Fleet
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 from flserve_app.strategy.attempt import Attempts
@@ -208,10 +207,7 @@ class VersionedStrategy(Strategy):
             private=self._private,
         )
         self._rounds.begin(versioned, self._offset)
-        needed = bool(self._private.key) or self._settlements.active
-        open_place(grid, self.registry.folder, needed=needed)
-        wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
-        self._begin(first, latest, num_rounds, versioned.fleet)
+        self._begin(versioned, first, latest, num_rounds)
         result = super().start(
             grid=versioned,
             initial_arrays=self._publisher.record,
@@ -290,10 +286,12 @@ class VersionedStrategy(Strategy):
         identity = f"node-{node_id}" if self._grid is None else self._grid.fleet.get(node_id).identity
         note_refused(identity, reason)
 
-    def _begin(self, first: Artifact, latest: Version | None, num_rounds: int, fleet: Fleet) -> None:
+    def _begin(self, grid: VersionedGrid, first: Artifact, latest: Version | None, num_rounds: int) -> None:
+        open_place(grid, self.registry.folder, needed=bool(self._private.key or self._settlements.active))
+        wait_for_nodes(grid, self._num_clients, self._wait_seconds)
         if latest is None:
             self._publisher.publish(first, 0, self._private.attached(None))
             return
         self._publisher.adopt(latest, first)
         earlier, untold = self._publisher.held_before(), self._settlements.owed()
-        tell_resumed(latest, num_rounds, fleet, earlier=earlier, private=self._private.key, untold=untold)
+        tell_resumed(latest, num_rounds, grid.fleet, earlier=earlier, private=self._private.key, untold=untold)
