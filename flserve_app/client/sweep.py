@@ -30,7 +30,7 @@ from flserve_app.client.entries import age_of, entries, unlink
 from flserve_app.client.files import TEMPORARY, is_abandoned
 from flserve_app.client.needed import forget_reference, forget_unneeded
 from flserve_app.client.policy import SitePolicy
-from flserve_app.client.private_files import SUFFIX
+from flserve_app.client.private_files import BEFORE, SUFFIX
 
 FEW_CLIENTS = 16  # so many that looking at all of them costs less than a small version
 PAUSE_SECONDS = 3600.0  # for more
@@ -121,6 +121,7 @@ def _forget_private(folder: Path, now: float, days: int) -> None:
     for path in entries(folder):
         if path.suffix == SUFFIX and age_of(path) < now - days * DAY_SECONDS:
             unlink(path)
+            unlink(path.with_suffix(BEFORE))
             log(
                 WARNING,
                 "flserve: private tensors that %s kept are removed: no server asked for them for %d days (%s)",

@@ -22,6 +22,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="flserve run", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
+    if summary.get("resumed_from"):
+        table.add_row("resumed from", summary["resumed_from"])
     table.add_row("versions", f"{summary['versions']} (latest v{summary['final_version']})")
     table.add_row("final accuracy", accuracy_text(summary["final_accuracy"], summary.get("final_client_accuracy")))
     table.add_row("final digest", summary["final_digest"])

@@ -118,6 +118,11 @@ class Registry:
             recent_bytes=recent_bytes,
         )
 
+    @property
+    def folder(self) -> Path | None:
+        """The store's folder; None if it is in memory."""
+        return self.database.folder
+
     def close(self) -> None:
         """Close the catalog."""
         self.database.close()
