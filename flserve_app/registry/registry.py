@@ -118,11 +118,6 @@ class Registry:
             recent_bytes=recent_bytes,
         )
 
-    @property
-    def folder(self) -> Path | None:
-        """The store's folder; None if it is in memory."""
-        return self.database.folder
-
     def close(self) -> None:
         """Close the catalog."""
         self.database.close()
@@ -188,12 +183,7 @@ class Registry:
         return version
 
     def save_state(self, model: str, number: int, data: bytes, kind: str) -> None:
-        """Set the state of one of the last versions of a model, replacing the one it has.
-
-        Raises:
-            NotFound: If the version is not there.
-            StoreError: If it is too old to have one, or the store cannot keep it.
-        """
+        """Set the state of one of a model's last versions, replacing what it has. Raises NotFound, StoreError."""
         insist(lambda: self._memory.save(model, number, data, kind))
 
     def load_state(self, model: str, number: int) -> tuple[str, bytes] | None:

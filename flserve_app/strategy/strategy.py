@@ -288,7 +288,7 @@ class VersionedStrategy(Strategy):
         note_refused(identity, reason)
 
     def _begin(self, grid: VersionedGrid, first: Artifact, latest: Version | None, num_rounds: int) -> None:
-        open_place(grid, self.registry.folder, needed=bool(self._private.key or self._settlements.active))
+        open_place(grid, self.registry.database.folder, needed=bool(self._private.key or self._settlements.active))
         wait_for_nodes(grid, self._num_clients, self._wait_seconds)
         if latest is None:
             self._publisher.publish(first, 0, self._private.attached(None))
