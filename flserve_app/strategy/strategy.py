@@ -263,8 +263,8 @@ class VersionedStrategy(Strategy):
         except AggregateError as error:
             metrics = None
             self._rounds.skipped(self._evaluations.failed(number, error))
+        self._record_clients()  # before the row is handed over: whoever gets it may look
         self._rounds.evaluated(metrics)
-        self._record_clients()
         return metrics
 
     def _restore(self, latest: Version, initial: ArrayRecord | Artifact) -> Artifact:
