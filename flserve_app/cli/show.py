@@ -25,12 +25,11 @@ def show(
     """Show one version: where it comes from, what was measured on it, what serving it takes, and its tensors."""
     with open_store(store) as registry:
         name = choose_model(registry, model)
-        found, artifact = registry.resolve(name, version), None
+        (found, labels), artifact = registry.catalog.labelled(name, version), None
         if found.collected is None:
-            ((found, artifact),) = load_named(registry, name, version)
-        labels = [label for label, number in registry.labels(name).items() if number == found.number]
+            ((_, artifact),) = load_named(registry, name, found.name)  # a label may have moved on since
         run = next((each for each in registry.runs(name) if each.run == found.run), None)
-    told = _told(found, labels, None if run is None else run.state)
+    told = _told(found, list(labels), None if run is None else run.state)
     if as_json:
         typer.echo(to_json({**told, "tensors": None if artifact is None else _tensors(artifact)}))
         return

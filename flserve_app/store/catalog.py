@@ -144,6 +144,13 @@ class Catalog:
         with self._database.read() as connection:
             return lookup.resolve(connection, model, refs)
 
+    def labelled(self, model: str, ref: str) -> tuple[Version, tuple[str, ...]]:
+        """Return the version that a name stands for, and the labels that stand at it then. Raises NotFound."""
+        with self._database.read() as connection:
+            (found,) = lookup.resolve(connection, model, (ref,))
+            labels = lookup.labels_of(connection, model)
+        return found, tuple(label for label, number in labels.items() if number == found.number)
+
     def between(self, model: str, first: str, last: str) -> tuple[Version, ...]:
         """Return the versions from one name to another, by number. Raises NotFound."""
         with self._database.read() as connection:

@@ -1,6 +1,8 @@
 import json
+from contextlib import contextmanager
 
 from flserve_app.registry import Registry, Retention, collect
+from flserve_app.store import Database
 from tests.cli.test_history import flserve, outputs
 from tests.registry.samples import drifting
 
@@ -37,3 +39,23 @@ def test_what_is_not_there_is_one_line(outputs):
     done = flserve("show", "v9")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "has no version 'v9'" in done.stderr
+
+
+def test_latest_is_shown_as_latest_while_a_run_publishes(tmp_path, monkeypatch):
+    """Version, labels and content are read one after the other: each transaction finds a newer version."""
+    first, second = drifting(2)
+    with Registry.open(tmp_path / "store") as publisher:
+        publisher.publish("m", first, round=0, codec="full")
+        read = Database.read
+
+        @contextmanager
+        def moving(database):
+            with read(database) as connection:
+                yield connection
+            if database is not publisher.database:
+                publisher.publish("m", second, round=1, codec="full")
+
+        monkeypatch.setattr(Database, "read", moving)
+        for _ in range(3):
+            found = json.loads(flserve("show", "latest", "--store", tmp_path / "store", "--json").stdout)
+            assert found["labels"] == ["latest"]
