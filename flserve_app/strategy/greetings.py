@@ -1,7 +1,8 @@
 """Greetings on their way: sent at once, answered whenever it may be.
 
 Nobody has to wait for an answer: what is there is taken. A Grid is asked by message ids, as every Grid can be, so
-that an answer that comes rounds later is still that node's.
+that an answer that comes rounds later is still that node's. A node whose answer was lost (`pulls`) is greeted once more
+at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from flwr.serverapp import Grid
 
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
+from flserve_app.strategy.pulls import Pulls, is_lost
 
+MOST_AT_ONCE = 2  # greetings of a node that are sent for answers that were lost
 LONGEST_GAP = 16  # rounds between two greetings of a node that answers none
 
 
@@ -30,6 +33,7 @@ class Greetings:
 
     def __init__(self, grid: Grid, ledger: Ledger, hello: Callable[[int], Message]) -> None:
         self._grid = grid
+        self._pulls = Pulls(grid)
         self._ledger = ledger
         self._hello = hello
         self._open: dict[str, tuple[int, int]] = {}
@@ -63,8 +67,15 @@ class Greetings:
         if not self._open:
             return []
         found = []
-        for reply in self._grid.pull_messages(list(self._open)):
+        again = []
+        for reply in self._pulls.pull({name: node_id for name, (node_id, _) in self._open.items()}):
             asked = self._open.pop(reply.metadata.reply_to_message_id, None)
-            if asked is not None:
+            if asked is None:
+                continue
+            if is_lost(reply) and self.times(asked[0]) < MOST_AT_ONCE:
+                again.append(asked)
+            else:
                 found.append((asked[0], reply))
+        for node_id, server_round in again:
+            self.send([node_id], server_round)
         return found

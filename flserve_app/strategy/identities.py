@@ -2,7 +2,8 @@
 
 An identity decides about the order of clients, about bases, and about which updates a client is told of; any node can
 say any. Rules:
-- A node has one identity in a run, the first that it says.
+- A node has one identity in a run, the first that it says. The name of a node, its own or another's, is none: who
+  could not read its identity at first says its own name, and gets its identity when it says it.
 - Of the nodes that say one identity it belongs to the first that is connected. So a SuperNode that restarts, which
   gets a new node id, has its identity again once its old node is gone.
 - Where the operator registered a node's key (Flower authenticates it), its identity belongs to the key: a new node of
@@ -56,9 +57,10 @@ class Identities:
             identity: What it says now.
             connected: Gives the nodes that are connected; asked only where two say the same.
         """
+        if node_id not in self._said and _NODE.fullmatch(identity):
+            why = "" if identity == own_name(node_id) else "which is another node's own name"
+            return Name(identity=own_name(node_id), why=why)
         first = self._first(node_id, identity)
-        if _NODE.fullmatch(first) and first != own_name(node_id):
-            return Name(identity=own_name(node_id), why="which is another node's own name")
         owner = self._owner(first, node_id, connected)
         if owner != node_id:
             return Name(identity=own_name(node_id), why=f"which node {owner} said first ({HINT})")

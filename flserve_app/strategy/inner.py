@@ -13,13 +13,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from logging import INFO, WARNING
 from types import MappingProxyType
 from typing import TypeVar, final
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import (
@@ -36,10 +36,12 @@ from flserve_app.codec.ramp import Ramp
 from flserve_app.errors import AggregateError, ConfigError, DeliveryError
 from flserve_app.strategy.attempt import undone_if_it_fails
 from flserve_app.strategy.compatibility import NONFINITE_RULES, check, nested
+from flserve_app.strategy.handed_on import HandedOn, checking
 from flserve_app.strategy.integers_beside import has_no_norm, in_range, put_together, set_aside
 from flserve_app.strategy.metric_means import averaging, level
-from flserve_app.strategy.own_aggregation import checking, is_flowers, readable, usual
+from flserve_app.strategy.own_aggregation import is_flowers, readable, usual, with_those_alike
 from flserve_app.strategy.reply_form import form_of
+from flserve_app.strategy.reply_metrics import MOST_LISTED, MOST_METRICS
 from flserve_app.strategy.restore import is_held_by, restore
 from flserve_app.strategy.screening import Form, Odd, Screened, screen
 from flserve_app.strategy.seeds import drawing
@@ -140,7 +142,7 @@ class Inner:
                 is then as it was before.
         """
         self.made = None
-        usable, form = self._usable(replies, like), self._form(training=True)
+        usable = self._usable(replies, like)
         if self.traits.private and not usable:
             return (None, None), []  # adaptive clipping divides by the number of replies
 
@@ -152,7 +154,7 @@ class Inner:
             self.made = arrays if self._keeps_it and is_held_by(version, arrays) else None
             return version, metrics
 
-        return self._asked(TRAIN, aggregate, usable, form)
+        return self._asked(TRAIN, aggregate, usable, like)
 
     def aggregate_evaluate(self, number: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return what the strategy makes of the clients' evaluation.
@@ -160,51 +162,39 @@ class Inner:
         Raises:
             AggregateError: If it fails, or replies came and none can be used; it is then as it was before.
         """
-        usable, form = self._usable(replies, None), self._form(training=False)
 
         def aggregate(given: list[Message]) -> MetricRecord | None:
             return self.strategy.aggregate_evaluate(number, given)
 
-        return self._asked(EVALUATE, aggregate, usable, form)[0]
+        return self._asked(EVALUATE, aggregate, self._usable(replies, None), None)[0]
 
     def _asked(
-        self, method: str, aggregate: Callable[[list[Message]], _Made], usable: list[Message], form: Form
+        self, method: str, aggregate: Callable[[list[Message]], _Made], usable: list[Message], like: Artifact | None
     ) -> tuple[_Made, list[Message]]:
-        """Return what the strategy makes of replies, and those it made it of; where it needs it, at a second try."""
+        """Return what the strategy makes of replies, and those it made it of."""
         if self._flowers_first(method):
-            with self._attempt(method):
+            with self._attempt(method), averaging(self.strategy):
                 return aggregate(usable), usable
-        contents = [RecordDict(dict(reply.content)) for reply in usable]
-        try:
-            return self._own(method, aggregate, usable, form)
-        except AggregateError as error:
-            for reply, content in zip(usable, contents, strict=True):
-                reply.content = content
-            alike = usual(usable, self.weighted_by)
-            if not alike.fine or len(alike.fine) == len(usable):
-                raise
-            log(INFO, "flserve: the replies that are unlike most are left out, because of: %s", plain(error))
-            self._leave_out(alike.odd)
-            return self._own(method, aggregate, alike.fine, form)
 
-    def _own(
-        self, method: str, aggregate: Callable[[list[Message]], _Made], usable: list[Message], form: Form
-    ) -> tuple[_Made, list[Message]]:
-        odd: Odd = []
-        with self._attempt(method), checking(self.strategy, form, odd.extend):
-            made = aggregate(usable)
-            out = {id(reply) for reply, _ in odd}
-            used = [reply for reply in usable if id(reply) not in out]
-            if usable and not used:
-                raise DeliveryError(_none_of(odd))
-        self._leave_out(list({id(each[0]): each for each in odd}.values()))
+        def own(given: list[Message]) -> tuple[_Made, list[Message]]:
+            handed = HandedOn(self._form(training=like is not None), given, like)
+            with self._attempt(method), averaging(self.strategy, handed.saw), checking(self.strategy, handed):
+                made = aggregate(given)
+                odd = {id(reply): (reply, reason) for reply, reason in handed.odd}
+                if given and len(odd) == len(given):
+                    raise DeliveryError(_none_of(handed.odd))
+            self._leave_out(list(odd.values()))
+            return made, [reply for reply in given if id(reply) not in odd]
+
+        (made, used), odd = with_those_alike(own, usable, lambda: usual(usable, self.weighted_by, like))
+        self._leave_out(odd)
         return made, used
 
     @contextmanager
     def _attempt(self, method: str) -> Iterator[None]:
         # What a client sends shall not decide whether numpy warns: where warnings are errors, that would end a round.
-        means = averaging(self.strategy) if self._all_flowers(method) else nullcontext()
-        with undone_if_it_fails(self.strategy), np.errstate(all="ignore"), means:
+        traced = not self._all_flowers(method)
+        with undone_if_it_fails(self.strategy, traced=traced), np.errstate(all="ignore"):
             yield
 
     def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
@@ -235,8 +225,14 @@ class Inner:
         specs = None if like is None else like.specs if self.traits.private else form_of(answered, like)
         screened = screen(answered, specs, self._form(training=like is not None))
         if screened.metrics_lost:
-            log(INFO, "flserve: %d metrics are left behind: no finite numbers under plain names", screened.metrics_lost)
-        if self._averages is not None and self._all_flowers(EVALUATE if like is None else TRAIN):
+            log(
+                WARNING,
+                "flserve: %d metrics are left out: a reply may have %d, finite under plain names (%d numbers in lists)",
+                screened.metrics_lost,
+                MOST_METRICS,
+                MOST_LISTED,
+            )
+        if self._averages is not None:
             level(screened.fine, self._averages.weighted_by_key)
         return screened
 

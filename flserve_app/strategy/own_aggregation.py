@@ -3,38 +3,46 @@
 Nobody here knows what it makes of its replies (several records, parts of a model, smaller shapes, gradients). Rules:
 - It gets all replies that are no errors, with the records that were sent. Left out is only what cannot be read,
   or has a weight that is no weight (a reply without one is the strategy's to judge).
-- What it hands on to Flower's own methods (`super().aggregate_train`) is looked at there: what those would refuse, or
-  would spoil the rest, is left out, and most replies say what form it has to have.
-- Where it fails, it is asked once more without the replies that are unlike most, if there are any.
+- What it hands on to Flower's own methods is looked at there, see `handed_on`.
+- Where it fails, it is asked once more without the replies that are unlike most, if there are any. Where no form has
+  more replies than others, it is asked with each of these: who sends what comes first in the alphabet decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from logging import INFO
+from typing import Any, TypeVar, cast
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.common.logger import log
 
+from flserve_app.artifact import Artifact
 from flserve_app.client.records import read_array
 from flserve_app.client.tensor_array import NUMPY_STYPE
-from flserve_app.strategy.compatibility import nested
+from flserve_app.errors import AggregateError
 from flserve_app.strategy.reply_failure import failure
 from flserve_app.strategy.reply_metrics import check_numbers
 from flserve_app.strategy.reply_tensors import check_streams
-from flserve_app.strategy.screening import Form, Odd, Screened, most_usual, only
+from flserve_app.strategy.screening import Odd, Screened
+from flserve_app.text import plain
 
-_CHECK = "_check_and_log_replies"
+MOST_FORMS = 3  # that are tried one after another
 UNUSUAL = "its records, tensors or metrics have other names than most replies"
 
-Trait = tuple[Any, ...]
-Refused = Callable[[Odd], None]
+_Trait = tuple[Any, ...]
+_Made = TypeVar("_Made")
 
 
 def is_flowers(method: Callable[..., Any]) -> bool:
     """Whether a method is Flower's own, and no override of it."""
     return str(getattr(method, "__module__", "")).split(".")[0] == "flwr"
+
+
+def shapes_of(tensors: Mapping[str, Any]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of tensors or their specs."""
+    return frozenset((name, tuple(tensor.shape)) for name, tensor in tensors.items())
 
 
 def readable(replies: Iterable[Message], weighted_by: str | None, *, finite: bool) -> Screened:
@@ -61,72 +69,75 @@ def readable(replies: Iterable[Message], weighted_by: str | None, *, finite: boo
     return Screened(fine=fine, odd=odd)
 
 
-def usual(replies: Sequence[Message], weighted_by: str | None) -> Screened:
-    """Return the replies whose form is that of most, and the others.
+def usual(replies: Sequence[Message], weighted_by: str | None, like: Artifact | None = None) -> list[Screened]:
+    """Return, for each form that no other has more replies than, the replies that have it, and the others.
 
     Args:
         replies: Those that can be read.
         weighted_by: A metric that has to be a number where a reply has metrics at all; None for none.
+        like: The model, whose form comes first.
     """
-    return _alike(replies, lambda content: _whole_form(content, weighted_by))
-
-
-@contextmanager
-def checking(strategy: Strategy, form: Form, refused: Refused) -> Iterator[None]:
-    """Look at the replies that are handed on to Flower's own aggregation, until the block ends.
-
-    Args:
-        strategy: It, and what it wraps.
-        form: What Flower's aggregation needs.
-        refused: Called with those that are left out.
-    """
-    owners = [each for each in nested(strategy) if isinstance(each, FedAvg) and _CHECK not in vars(each)]
-    for each in owners:
-        vars(each)[_CHECK] = _checked(getattr(each, _CHECK), form, refused)
-    try:
-        yield
-    finally:
-        for each in owners:
-            vars(each).pop(_CHECK, None)
-
-
-def _checked(check: Callable[..., Any], form: Form, refused: Refused) -> Callable[..., Any]:
-    def checked(replies: Iterable[Message], is_train: bool, validate: bool = True) -> Any:
-        found = list(replies)
-        if validate:
-            screened = _alike(found, lambda content: _form(content, form, is_train))
-            refused(screened.odd)
-            found = screened.fine
-        return check(found, is_train, validate)
-
-    return checked
-
-
-def _alike(replies: Sequence[Message], trait: Callable[[RecordDict], Trait]) -> Screened:
-    traits: list[tuple[Message, Trait]] = []
-    odd: Odd = []
+    traits: list[tuple[Message, _Trait]] = []
+    unfit: Odd = []
     for reply in replies:
         try:
-            traits.append((reply, trait(reply.content)))
+            traits.append((reply, _form(reply.content, weighted_by)))
         except Exception as error:  # noqa: BLE001 one stranger's reply: whatever is wrong with it is its own failure
-            odd.append((reply, str(failure(error))))
-    most = most_usual([each for _, each in traits])
-    odd += [(reply, UNUSUAL) for reply, each in traits if each != most]
-    return Screened(fine=[reply for reply, each in traits if each == most], odd=odd)
+            unfit.append((reply, str(failure(error))))
+    counted = Counter(trait for _, trait in traits)
+    model = shapes_of({} if like is None else like.specs)
+    whole = {trait for reply, trait in traits if model in map(shapes_of, reply.content.array_records.values())}
+    forms = [form for form, votes in counted.items() if votes == max(counted.values())]
+    forms.sort(key=lambda form: (form not in whole, form))
+    return [
+        Screened(
+            fine=[reply for reply, trait in traits if trait == form],
+            odd=[*unfit, *((reply, UNUSUAL) for reply, trait in traits if trait != form)],
+        )
+        for form in forms[:MOST_FORMS]
+    ]
 
 
-def _form(content: RecordDict, form: Form, is_train: bool) -> Trait:
-    """Return what Flower wants to be alike in all replies. Raises FlserveError."""
-    metrics_key, metrics = only(content, MetricRecord)
-    check_numbers(metrics, form.numbers, positive=form.positive)
-    arrays_key, arrays = only(content, ArrayRecord) if is_train else ("", ArrayRecord())
-    lengths = sorted((name, _length(value)) for name, value in metrics.items())
-    return (len(arrays) + len(metrics), arrays_key, tuple(sorted(arrays)), metrics_key, tuple(lengths))
+def with_those_alike(
+    ask: Callable[[list[Message]], _Made], replies: list[Message], alike: Callable[[], list[Screened]]
+) -> tuple[_Made, Odd]:
+    """Return what a strategy makes of replies, if need be of those that are alike, and the replies left out for that.
+
+    Args:
+        ask: Asks the strategy.
+        replies: All.
+        alike: Called where it fails, to find those that are alike.
+
+    Raises:
+        AggregateError: If it fails whatever it is given.
+    """
+    contents = [RecordDict(dict(reply.content)) for reply in replies]
+    try:
+        return ask(replies), []
+    except AggregateError as error:
+        first = error
+    _restore(replies, contents)
+    for screened in alike():
+        if not screened.odd:
+            break
+        try:
+            made = ask(screened.fine)
+        except AggregateError:
+            _restore(replies, contents)
+        else:
+            log(INFO, "flserve: the replies that are unlike most are left out, because of: %s", plain(first))
+            return made, screened.odd
+    raise first
 
 
-def _whole_form(content: RecordDict, weighted_by: str | None) -> Trait:
+def _restore(replies: Iterable[Message], contents: Iterable[RecordDict]) -> None:
+    for reply, content in zip(replies, contents, strict=True):
+        reply.content = RecordDict(dict(content))
+
+
+def _form(content: RecordDict, weighted_by: str | None) -> _Trait:
     """Return all that replies may differ in but values. Raises FlserveError."""
-    records: list[Trait] = []
+    records: list[_Trait] = []
     for key, record in sorted(content.items()):
         if isinstance(record, MetricRecord) and weighted_by in record:
             check_numbers(record, (cast(str, weighted_by),))
@@ -134,7 +145,7 @@ def _whole_form(content: RecordDict, weighted_by: str | None) -> Trait:
     return (sum(map(len, records)), *records)
 
 
-def _described(record: Any) -> Iterator[Trait]:
+def _described(record: Any) -> Iterator[_Trait]:
     for name, value in record.items():
         if not isinstance(record, ArrayRecord):
             yield name, _length(value), ()

@@ -1,9 +1,9 @@
 """The form that replies have to have for Flower's own aggregation: which tensors, of which shapes.
 
 Flower takes it from the first reply. Rules:
-- It is the model's, unless more than half of the replies share another one (clients that keep some tensors to
-  themselves, train a part, or send what is no model): then it is theirs, as without versions. Nobody's reply alone says
-  how the others have to look.
+- It is the model's, unless two replies or more, and more than half of all, share another one (clients that keep some
+  tensors to themselves, train a part, or send what is no model): then it is theirs, as without versions. Nobody's reply
+  alone says how the others, or the model, have to look.
 - Tensors that the model has in that shape keep its dtype and its order; others are as those replies have them.
 """
 
@@ -33,7 +33,7 @@ def form_of(replies: Sequence[Message], like: Artifact) -> Specs:
     if not counted:
         return like.specs
     usual, votes = counted.most_common(1)[0]
-    if 2 * votes <= len(replies) or usual == frozenset(like.specs.items()):
+    if votes < 2 or 2 * votes <= len(replies) or usual == frozenset(like.specs.items()):
         return like.specs
     first = next(form for form in forms if form is not None and frozenset(form.items()) == usual)
     order = [*(name for name in like if name in first), *(name for name in first if name not in like)]

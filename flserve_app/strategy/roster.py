@@ -5,7 +5,7 @@ Rules:
   know the greeting gets plain arrays, as without flserve.
 - Answers are taken when they come. They are waited for before the first round alone, because the order of clients is
   that of their identities, and where a node is written to before it was ever greeted: until all have answered, and
-  no longer than the bound, nor than `GRACE_SECONDS` (or `PATIENCE` times what it took till then) after the last.
+  no longer than the bound, nor than `START_SECONDS` (or `PATIENCE` times what it took till then) after the last.
 - A node that did not answer is unknown: it is not named to the strategy unless there are too few without it, and
   gets plain arrays if it is written to. It is greeted again in later rounds, more and more seldom.
 - One whose greeting failed is greeted again in later rounds, `GREETINGS` times in all: perhaps it only had a
@@ -40,6 +40,7 @@ from flserve_app.strategy.message_size import message_bytes
 from flserve_app.text import plain
 
 HELLO_SECONDS = 120.0
+START_SECONDS = 15.0  # a node that loads torch answers late, and who is in round 1 must not depend on the weather
 GRACE_SECONDS = 5.0
 PATIENCE = 3.0
 GREETINGS = 3
@@ -198,7 +199,7 @@ class Roster:
     def _is_quiet(self, started: float, now: float) -> bool:
         """Whether those that answer have answered, as far as one can tell: nothing came for long."""
         took = 0.0 if self._began is None else self._answered - self._began
-        return now - max(started, self._answered) >= max(GRACE_SECONDS, PATIENCE * took)
+        return now - max(started, self._answered) >= max(START_SECONDS, PATIENCE * took)
 
     def _take_answers(self) -> set[int]:
         answered = set()

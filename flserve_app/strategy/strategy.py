@@ -30,7 +30,6 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import Roles
-from flserve_app.client.records import to_artifact
 from flserve_app.codec.lossy import Lossy
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
@@ -44,10 +43,13 @@ from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
-from flserve_app.strategy.opening import check_name, digest_of, leased, opened
+from flserve_app.strategy.opening import PYTHON, check_name, digest_of, leased, opened, settled_name
+from flserve_app.strategy.own_place import open_place
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.resumed import check_same_model, tell_resumed
 from flserve_app.strategy.rounds import Rounds
+from flserve_app.strategy.row_line import log_row
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
 
@@ -65,7 +67,8 @@ class VersionedStrategy(Strategy):
         store: Directory of the version store, or an open registry.
         codec: Delivery codec: `full`, `lossless` or `lossless-small`, or the settings of a lossy one (`lossy_of`).
         uplink: Codec of the clients' updates, relative to the version they were given; likewise.
-        model_name: Name the versions are published under.
+        model_name: Name the versions are published under; None for `model`, or the next that is free: `model-2`. With
+            `resume` it is the last of these that is there.
         seed: Seed of the inner strategy's sampling; None leaves it to Python's `random`.
         run: Id of the run, recorded with each version.
         serving: What serving a version takes, recorded with each version. With a seed it is a recipe for the first
@@ -73,7 +76,7 @@ class VersionedStrategy(Strategy):
         resume: Go on from the last version of a model name that exists.
         num_clients: Clients to wait for before the first round; None for all that the nodes know of.
         wait_seconds: How long to wait for them, and in any round for as many as the inner strategy needs.
-        observer: Called with every finished round's row.
+        observer: Called with every finished round's row; None logs it in a line (`log_row`).
         late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
         base_version: A version that clients may hold from elsewhere, `MODEL@REF` in the store or a whole digest: who
             finds it in its cache directory gets what it lacks from there.
@@ -98,7 +101,7 @@ class VersionedStrategy(Strategy):
         store: str | Path | Registry,
         codec: str | Lossy = "lossless",
         uplink: str | Lossy = "lossless",
-        model_name: str = "model",
+        model_name: str | None = None,
         seed: int | None = 0,
         run: str | None = None,
         serving: Serving | None = None,
@@ -136,8 +139,9 @@ class VersionedStrategy(Strategy):
         self._num_clients = num_clients
         self._wait_seconds = wait_seconds
         self._ledger = Ledger()
-        self._publisher = Publisher(self.registry, model_name, self._codec, run, serving, lossy=lossy)
-        self._rounds = Rounds(self._publisher, self._ledger, observer)
+        model = settled_name(self.registry, model_name, resume=resume)
+        self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy)
+        self._rounds = Rounds(self._publisher, self._ledger, observer or log_row)
         self._grid: VersionedGrid | None = None
         self._offset = 0
 
@@ -185,9 +189,9 @@ class VersionedStrategy(Strategy):
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
             AggregateError: If no aggregate could be made in two rounds in a row, or in any.
         """
-        latest = check_name(self.registry, self._publisher.model, resume=self._resume)
+        latest = check_name(self.registry, self._publisher.model, resume=self._resume, words=PYTHON)
         self._offset = 0 if latest is None else latest.round
-        first = self._shared(initial_arrays) if latest is None else self._restore(latest)
+        first = self._private.begin(initial_arrays) if latest is None else self._restore(latest, initial_arrays)
         versioned = self._grid = VersionedGrid(
             grid,
             self._publisher,
@@ -204,8 +208,7 @@ class VersionedStrategy(Strategy):
             private=self._private,
         )
         self._rounds.begin(versioned, self._offset)
-        wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
-        self._begin(first, latest)
+        self._begin(versioned, first, latest, num_rounds)
         result = super().start(
             grid=versioned,
             initial_arrays=self._publisher.record,
@@ -262,19 +265,16 @@ class VersionedStrategy(Strategy):
             metrics = None
             self._rounds.skipped(self._evaluations.failed(number, error))
         self._evaluations.made(metrics is not None)
+        self._record_clients()  # before the row is handed over: whoever gets it may look
         self._rounds.evaluated(metrics)
-        self._record_clients()
         return metrics
 
-    def _shared(self, initial: ArrayRecord | Artifact) -> Artifact:
-        """Return what of the initial model becomes version 0."""
-        return self._private.begin(initial if isinstance(initial, Artifact) else to_artifact(initial))
-
-    def _restore(self, latest: Version) -> Artifact:
+    def _restore(self, latest: Version, initial: ArrayRecord | Artifact) -> Artifact:
         """Return the version, after publisher and inner strategy got what they remembered; that may be nothing yet."""
         name, artifact = f"{latest.model} {latest.name}", self.registry.load(latest.digest)
         found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
         found = self._private.recall(found, name, artifact)
+        check_same_model(initial, self._private.whole(artifact), latest)
         if latest.round:
             restore_state(self.inner, self._settlements.recall(found, name), name)
         return artifact
@@ -289,9 +289,12 @@ class VersionedStrategy(Strategy):
         identity = f"node-{node_id}" if self._grid is None else self._grid.fleet.get(node_id).identity
         note_refused(identity, reason)
 
-    def _begin(self, first: Artifact, latest: Version | None) -> None:
+    def _begin(self, grid: VersionedGrid, first: Artifact, latest: Version | None, num_rounds: int) -> None:
+        open_place(grid, self.registry.database.folder, needed=bool(self._private.key or self._settlements.active))
+        wait_for_nodes(grid, self._num_clients, self._wait_seconds)
         if latest is None:
             self._publisher.publish(first, 0, self._private.attached(None))
             return
         self._publisher.adopt(latest, first)
-        log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
+        earlier, untold = self._publisher.held_before(), self._settlements.owed()
+        tell_resumed(latest, num_rounds, grid.fleet, earlier=earlier, private=self._private.key, untold=untold)

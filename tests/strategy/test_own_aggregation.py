@@ -1,12 +1,12 @@
-"""What is handed to a strategy that aggregates by itself, and what of it to Flower's own methods."""
+"""What is handed to a strategy that aggregates by itself, and what is made of replies that it fails on."""
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
 
-from flserve_app.strategy.own_aggregation import UNUSUAL, checking, readable, usual
-from flserve_app.strategy.screening import Form
+from flserve_app.artifact import Artifact
+from flserve_app.errors import AggregateError
+from flserve_app.strategy.own_aggregation import UNUSUAL, readable, usual, with_those_alike
 from tests.fleet import set_identity
 
 
@@ -74,20 +74,38 @@ def test_what_is_not_finite_is_left_out_where_it_is_asked_for():
 )
 def test_a_second_try_is_made_of_those_that_are_alike(other):
     found = [other, reply(2), reply()]
-    screened = usual(found, "num-examples")
+    (screened,) = usual(found, "num-examples")
     assert screened.fine == found[1:]
     assert screened.odd == [(other, UNUSUAL)]
 
 
-@pytest.mark.parametrize(
-    "other", [reply(None), reply(key="weights"), FINE["two records"], reply(metrics={"loss": 1.0})]
-)
-def test_what_flower_would_fail_on_is_left_out_where_it_is_handed_on(other):
-    strategy, refused = FedAvg(fraction_evaluate=0.0), []
-    with checking(strategy, Form(numbers=("num-examples",)), refused.extend):
-        arrays, _ = strategy.aggregate_train(1, [other, reply(w=[1.0, 2.0]), reply(w=[3.0, 4.0])])
-        found, _ = strategy._check_and_log_replies([other], is_train=True, validate=False)
-    assert arrays["w"].numpy().tolist() == [2.0, 3.0]
-    assert [each for each, _ in refused] == [other]
-    assert found == [other]
-    assert "_check_and_log_replies" not in vars(strategy)
+def test_forms_of_as_many_replies_are_tried_the_models_first():
+    like = Artifact({"w": np.zeros(2, "f4")})
+    part, whole, hostile = reply(a=np.zeros(1)), reply(), reply(metrics={"A": 1.0})
+    assert [each.fine for each in usual([part, whole], "num-examples", like)] == [[whole], [part]]
+    tried = []
+
+    def ask(replies):
+        tried.append(replies)
+        replies[0].content = RecordDict()  # whatever it does to replies is undone before the next try
+        if hostile in replies:
+            raise AggregateError("KeyError: 'loss'")
+        return "made"
+
+    found = [hostile, whole]
+    made, odd = with_those_alike(ask, found, lambda: usual(found, "num-examples", like))
+    assert made == "made"
+    assert odd == [(hostile, UNUSUAL)]
+    assert tried[0] == found
+    assert tried[-1] == [whole]
+
+
+def test_it_is_not_asked_again_where_all_are_alike():
+    def ask(replies):
+        tried.append(replies)
+        raise AggregateError("always")
+
+    tried, found = [], [reply(), reply()]
+    with pytest.raises(AggregateError, match="always"):
+        with_those_alike(ask, found, lambda: usual(found, "num-examples"))
+    assert len(tried) == 1

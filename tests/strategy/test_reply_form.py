@@ -1,4 +1,4 @@
-"""What most replies share is their form; else it is the model's."""
+"""What two replies or more, and most, share is their form; else it is the model's."""
 
 import numpy as np
 import pytest
@@ -44,6 +44,8 @@ WHOLE = [("a", "float32", (2,)), ("b", "float32", (3,)), ("n", "int64", ())]
         (),
         (model(), model(), part()),
         (model(), part()),
+        (part(),),
+        (reply(x=np.zeros(2)),),
         (part(), part(), model(), crooked()),
         (part(), reply(b=np.zeros(3)), model(x=1.0)),
         (model(a=np.zeros(2, "f8")), model(a=np.zeros(2, "f2"))),
@@ -62,7 +64,7 @@ def test_it_is_theirs_if_they_do_in_the_models_order_and_dtypes():
 
 def test_further_tensors_come_last_as_they_are_sent():
     more = reply(z=np.zeros(1, "f2"), n=np.asarray(0), y=np.zeros(4, "i4"), a=np.zeros((2, 1)))
-    assert form(more) == [
+    assert form(more, more) == [
         ("a", "float64", (2, 1)),
         ("n", "int64", ()),
         ("z", "float16", (1,)),
@@ -72,4 +74,4 @@ def test_further_tensors_come_last_as_they_are_sent():
 
 def test_bfloat16_stays_the_models():
     like = Artifact({"a": bfloat16.narrow(np.zeros(2, "f4")), "b": np.zeros(1, "f4")}, dtypes={"a": "bfloat16"})
-    assert form(reply(a=np.zeros(2, "f4")), like=like) == [("a", "bfloat16", (2,))]
+    assert form(*2 * [reply(a=np.zeros(2, "f4"))], like=like) == [("a", "bfloat16", (2,))]
