@@ -18,6 +18,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 
+from flserve_app.client.beside import fetch_beside
 from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
 from flserve_app.client.identity import identity
@@ -28,7 +29,7 @@ from flserve_app.client.traffic import array_bytes, content_bytes
 from flserve_app.client.wire import MAX_REASON, RECORD, Answer, Delivery, put_answer, take_delivery
 from flserve_app.codec import CODECS
 from flserve_app.errors import ConfigError, DeliveryError
-from flserve_app.fleet import CHAIN, EMPTY, PRIVATE, RECIPE
+from flserve_app.fleet import BESIDE, CHAIN, EMPTY, PRIVATE, RECIPE
 from flserve_app.text import is_plain, plain
 
 NO_MEMORY = "there is not enough memory for it"
@@ -107,6 +108,7 @@ def _follow(
         delivery = _checked(take_delivery(content))
         if delivery.action == "hello":
             return _greet(message, context, held, delivery, builder)
+        content = fetch_beside(content, delivery, held)
         fetched = fetch(delivery, held, builder)
     except DeliveryError as refusal:
         return _refuse(message, context, held, delivery, str(refusal))
@@ -171,7 +173,7 @@ def _greet(message: Message, context: Context, held: Held, delivery: Delivery, b
             partitions=_partitions(context),
             held=digests,
             private=delivery.private if keeps else "",
-            capabilities=(CHAIN, PRIVATE, *((RECIPE,) if builds else ()), *empty, *CODECS),
+            capabilities=(CHAIN, PRIVATE, BESIDE, *((RECIPE,) if builds else ()), *empty, *CODECS),
         ),
     )
 

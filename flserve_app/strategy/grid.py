@@ -211,7 +211,7 @@ class VersionedGrid(Grid):
         self._roster.meet_addressed(nodes, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
         waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
-        waiting = [(message, parcel) for message, parcel in waiting if self._admits(parcel)]
+        waiting = self._dispatch.beside([(message, parcel) for message, parcel in waiting if self._admits(parcel)])
         while waiting:
             shared: Shared = {}
             sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
@@ -270,7 +270,7 @@ class VersionedGrid(Grid):
             version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
             self._roster.heard(parcel.node_id, answer, version if version >= 0 else None)
             if answer.status == "ok":
-                self._settlements.told(parcel.identity, parcel.settled)
+                self._dispatch.followed(parcel)
             if answer.status == "nack":
                 raise DeliveryError(answer.reason or "no reason given")
         return read

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
@@ -25,6 +26,8 @@ class Parcel:
         delivers: Whether that goes as a delivery; if not, it goes as it is.
         plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
+        beside: Digests of the further records that all clients get alike, by key.
+        given_beside: Those of them that go as payloads.
         settled: Digests of the client's updates that it says were aggregated.
     """
 
@@ -40,6 +43,8 @@ class Parcel:
     plan: Plan | None = None
     tries: int = 0
     settled: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
+    given_beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_message(message: Message) -> Parcel:

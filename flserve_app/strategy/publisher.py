@@ -60,9 +60,9 @@ class Publisher:
     ) -> None:
         self.model = model
         self.registry = registry
-        self._codec = codec
+        self.codec = codec
         self._recorded = codec if lossy is None else lossy.name
-        self._run = run
+        self.run = run
         self._serving = serving
         self._lossy = lossy
         self._residual: Artifact | None = None
@@ -100,7 +100,7 @@ class Publisher:
 
     def leased(self) -> AbstractContextManager[None]:
         """Return a block in which the run has the model's name to itself. Raises Conflict, StoreError."""
-        return self.registry.leases.hold(self.model, self._run)
+        return self.registry.leases.hold(self.model, self.run)
 
     def publish(self, artifact: Artifact, server_round: int, state: State | None = None) -> Version:
         """Store an artifact, rounded if the codec rounds, as the next version; make it current.
@@ -134,7 +134,7 @@ class Publisher:
             artifact,
             parent=parent,
             round=server_round,
-            run=self._run,
+            run=self.run,
             codec=self._recorded,
             serving=self._serving if parent is None or self._serving is None else replace(self._serving, seed=None),
             state_kind="" if state is None else state[0],
@@ -215,7 +215,7 @@ class Publisher:
 
     def whole(self, target: str) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan that needs nothing, and its payload. Raises FlserveError."""
-        found = whole(target, self._codec)
+        found = whole(target, self.codec)
         return found, {step: self._payloads.get(step) for step in found.steps}
 
     def base(self, digest: str) -> Artifact:
