@@ -1,10 +1,10 @@
 """`versioned_mod`: version-aware delivery for any ClientApp, its handlers unchanged.
 
 `ClientApp(mods=[versioned_mod])` is all a client needs. Put it first: mods after it, and the handlers, see
-plain messages with full ArrayRecords, as without flserve. A message that carries no delivery passes as it is.
-All messages and replies are held to the node's site policy (`policy`): what is over its bounds is refused, and
-where the policy cannot be read, everything is. `building(builder)` is the same mod for an app that can build
-models from recipes: its first contact costs no download.
+plain messages with full ArrayRecords and a state of their own records (`aside`), as without flserve. A message
+that carries no delivery passes as it is. All messages and replies are held to the node's site policy (`policy`):
+what is over its bounds is refused, and where the policy cannot be read, everything is. `building(builder)` is the
+same mod for an app that can build models from recipes: its first contact costs no download.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 
+from flserve_app.client.aside import put_aside
 from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
 from flserve_app.client.identity import identity
@@ -98,7 +99,8 @@ def _follow(
     message: Message, context: Context, call_next: Handler, builder: Builder | None, policy: SitePolicy
 ) -> Message:
     if not _delivers(message):
-        return call_next(message, context)
+        with put_aside(context):
+            return call_next(message, context)
     held = Held(context, policy)
     content = RecordDict(dict(message.content))
     delivery = None
@@ -141,7 +143,8 @@ def _handle(
 ) -> Message:
     message.content = with_arrays(content, fetched)
     started = time.perf_counter()
-    reply = call_next(message, context)
+    with put_aside(context):
+        reply = call_next(message, context)
     seconds = time.perf_counter() - started
     if not isinstance(reply, Message):
         raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
