@@ -85,6 +85,7 @@ class Inner:
         self._follows = follows
         self.strategy = strategy
         self._seed = seed
+        self.told: Callable[[int], int] = lambda number: number  # what the strategy is told of a round, by its number
         self._refused = refused
         self._averages = next((each for each in nested(strategy) if isinstance(each, FedAvg)), None)
         self._finite = self.traits.finite if nonfinite is None else nonfinite == "leave_out"
@@ -115,7 +116,7 @@ class Inner:
                 if isinstance(each, FedAvgM):
                     each.current_arrays = seen
         with drawing(self._seed, number, "train"):
-            messages = list(self.strategy.configure_train(number, seen, config, grid))
+            messages = list(self.strategy.configure_train(self.told(number), seen, config, grid))
         if integers:
             for message in messages:
                 message.content = _with_all(message.content, arrays, list(seen))
@@ -124,7 +125,7 @@ class Inner:
     def configure_evaluate(self, number: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
         """Return the messages of a round of evaluation."""
         with drawing(self._seed, number, "evaluate"):
-            return list(self.strategy.configure_evaluate(number, arrays, config, grid))
+            return list(self.strategy.configure_evaluate(self.told(number), arrays, config, grid))
 
     def aggregate_train(self, number: int, replies: Iterable[Message], like: Artifact) -> tuple[Trained, list[Message]]:
         """Return what the strategy makes of the replies, in the model's dtypes, and those that it was given.
@@ -147,7 +148,7 @@ class Inner:
         """
         usable = self._usable(replies, None)
         with self._attempt(own=self._own_evaluate):
-            return self.strategy.aggregate_evaluate(number, usable)
+            return self.strategy.aggregate_evaluate(self.told(number), usable)
 
     @contextmanager
     def _attempt(self, *, own: bool) -> Iterator[None]:
@@ -158,7 +159,7 @@ class Inner:
 
     def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
         integers = self._set_aside(replies, like) if self.traits.integers_beside else {}
-        arrays, metrics = self.strategy.aggregate_train(number, replies)
+        arrays, metrics = self.strategy.aggregate_train(self.told(number), replies)
         if arrays is not None and integers:
             arrays = join(arrays, integers, list(like))
         return (_in_range(arrays, like) if arrays is not None and self._own_train else arrays), metrics

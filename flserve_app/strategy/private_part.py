@@ -70,6 +70,12 @@ class PrivatePart:
         self._take(Private(layout=layout, values=values))
         return shared
 
+    def shared(self, model: Artifact) -> Artifact:
+        """Return what of a model goes on with the history that was begun: all of it if it has no private tensors."""
+        if self._initial is None or not set(self._initial.layout.names) <= set(model):
+            return model
+        return self._initial.layout.parted(model)[0]
+
     def recall(self, found: State | None, version: str, shared: Artifact) -> State | None:
         """Go on with the history of a stored version; return what else its state holds.
 

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.savings import Savings
 from flserve_app.text import is_plain
 
 MOST_METRICS = 256
@@ -46,14 +47,17 @@ class Rounds:
         self._metrics: dict[str, float] = {}
         self._central: dict[str, float] = {}
         self._skipped: list[str] = []
+        self.savings = Savings()
 
     def begin(self, grid: VersionedGrid, number: int) -> None:
         """Open the first row: round 0, or the round a resumed run starts from."""
-        self._grid = grid
+        self._grid, self.savings = grid, Savings()
         self._start(number)
 
     def enter(self, number: int) -> int:
-        """Finish the row before and open the next; returns the round's number."""
+        """Finish the row before and open the next; returns the round's number. A round may train more than once."""
+        if self._open and number == self._number:
+            return number
         self.finish()
         self._start(number)
         return number
@@ -64,6 +68,7 @@ class Rounds:
             return
         self._open = False
         row = self._row()
+        self.savings = self.savings.with_row(row)
         if self._observer is not None:
             self._observer(row)
 
@@ -83,13 +88,18 @@ class Rounds:
         if found:
             self._publisher.measured(found)
 
-    def evaluating(self, evaluate_fn: EvaluateFn | None) -> EvaluateFn | None:
-        """Return an evaluate function that notes what it measures on the published version."""
+    def evaluating(self, evaluate_fn: EvaluateFn | None, shift: int = 0) -> EvaluateFn | None:
+        """Return an evaluate function that notes what it measures on the published version.
+
+        Args:
+            evaluate_fn: The user's; it is told the round that the loop says, and `shift` more.
+            shift: Rounds of the loop that were done before.
+        """
         if evaluate_fn is None:
             return None
 
-        def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord | None:
-            metrics = evaluate_fn(self._number, arrays)
+        def evaluate(said: int, arrays: ArrayRecord) -> MetricRecord | None:
+            metrics = evaluate_fn(said + shift, arrays)
             self._central = _numbers(metrics)
             if self._central:
                 self._publisher.measured(self._central)

@@ -18,10 +18,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from logging import INFO
 from pathlib import Path
 from types import MappingProxyType
-from typing import final
+from typing import Any, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
@@ -30,7 +31,6 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import Roles
-from flserve_app.client.records import to_artifact
 from flserve_app.codec.lossy import Lossy
 from flserve_app.codec.ramp import Ramp
 from flserve_app.delivery import CacheInfo
@@ -40,24 +40,29 @@ from flserve_app.store import Serving, Version
 from flserve_app.strategy.attempt import Attempts
 from flserve_app.strategy.codec_settings import settled
 from flserve_app.strategy.compatibility import check_lossy, check_private
+from flserve_app.strategy.conclusion import conclude, with_arrays
 from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.initial import as_artifact, check_same_form, check_started, check_unmoved
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.opening import check_name, digest_of, leased, opened
+from flserve_app.strategy.own_start import Loop
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.roster import HELLO_SECONDS
 from flserve_app.strategy.rounds import Rounds
+from flserve_app.strategy.savings import closing
 from flserve_app.strategy.settlements import Settlements
+from flserve_app.strategy.starts import Starts
 from flserve_app.strategy.state import restore_state, save
+from flserve_app.strategy.transparent import Transparent
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
 
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-
 
 @final
-class VersionedStrategy(Strategy):
+class VersionedStrategy(Transparent):
     """A Flower strategy that publishes versions and delivers them as what each client lacks.
 
     Args:
@@ -120,26 +125,31 @@ class VersionedStrategy(Strategy):
         self._private = PrivatePart(Roles.from_pairs(roles.items()))
         lossy, self._codec = settled(codec, self._private.roles)
         self._rounds_up, self._uplink = settled(uplink, self._private.roles)
-        self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
-        follows = lossy is not None
-        self._inner = Inner(
-            self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows, nonfinite=nonfinite
-        )
+        options: dict[str, Any] = {"schedules": schedules, "follows": lossy is not None, "nonfinite": nonfinite}
+        self._inner = Inner(self.inner, seed, late, self._leave_out, **options)
         self._trainings, self._evaluations = Attempts("training"), Attempts("evaluation")
-        self._late, self._staleness = late, staleness
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
         check_private(self._inner.traits, self._private.roles)
         self.registry = store if isinstance(store, Registry) else opened(store)
-        self._base = "" if base_version is None else digest_of(base_version, self.registry)
-        self._resume = resume
-        self._num_clients = num_clients
-        self._wait_seconds = wait_seconds
+        self._resume, self._num_clients, self._wait_seconds = resume, num_clients, wait_seconds
         self._ledger = Ledger()
         self._publisher = Publisher(self.registry, model_name, self._codec, run, serving, lossy=lossy)
         self._rounds = Rounds(self._publisher, self._ledger, observer)
+        rules: dict[str, Any] = {"late": late, "staleness": staleness, "patience": wait_seconds, "seed": seed}
+        self._over = partial(
+            VersionedGrid,
+            publisher=self._publisher,
+            ledger=self._ledger,
+            uplink=self._uplink,
+            rounds=self._rounds_up,
+            settlements=self._settlements,
+            private=self._private,
+            base="" if base_version is None else digest_of(base_version, self.registry),
+            **rules,
+        )
         self._grid: VersionedGrid | None = None
-        self._offset = 0
+        self._starts, self._built = Starts(), True
 
     @property
     def version(self) -> Version:
@@ -158,78 +168,65 @@ class VersionedStrategy(Strategy):
         self.inner.summary()
 
     @leased
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord | Artifact,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> Result:
+    def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the federation, as Flower's `Strategy.start` does, with versions.
 
-        Args:
-            grid: Flower's Grid.
-            initial_arrays: The initial model; it becomes version 0, unless a run is resumed. An artifact may
-                have bfloat16 tensors, which an ArrayRecord cannot: apps get them as float32.
-            num_rounds: Rounds in all; a resumed run does those that are left.
-            timeout: Seconds to wait for the replies of a phase.
-            train_config: Sent to the clients with training messages.
-            evaluate_config: Sent to the clients with evaluation messages.
-            evaluate_fn: Evaluates a version on the server.
+        It takes what Flower's takes: grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config and
+        evaluate_fn. Around a strategy with a `start` of its own it takes what that takes, and runs it (`own_start`).
+        The initial arrays become version 0, unless a run is resumed; they may be an artifact, which can have bfloat16
+        tensors: apps get them as float32. A resumed run does the rounds of `num_rounds` that are left, a second start
+        as many more, from the arrays that it is given (`starts`).
 
         Raises:
             Conflict: If the model name exists and is not to be resumed, or another run has it.
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
             AggregateError: If no aggregate could be made in two rounds in a row.
         """
+        loop = Loop(self.inner, args, kwargs)
+        latest, first = self._opening(loop.needed("initial_arrays"))
+        asked = loop.rounds(resumed=latest is not None and not self._publisher.begun)
+        left = self._starts.begin(asked, 0 if latest is None else latest.round)
+        with self._starts.until_done(asked):
+            result = self._run(loop, left, latest, first)
+        self._rounds.finish()
+        log(INFO, "flserve: %s", closing(self._rounds.savings, self.version, self.registry))
+        return result
+
+    def _opening(self, initial: ArrayRecord | Artifact) -> tuple[Version | None, Artifact]:
+        """Return the version that a start goes on from, None for a new history, and the model that it begins with."""
+        if self._publisher.begun:
+            return check_unmoved(self.registry, self.version), self._private.shared(as_artifact(initial))
         latest = check_name(self.registry, self._publisher.model, resume=self._resume)
-        self._offset = 0 if latest is None else latest.round
-        first = self._shared(initial_arrays) if latest is None else self._restore(latest)
-        versioned = self._grid = VersionedGrid(
-            grid,
-            self._publisher,
-            self._ledger,
-            self._uplink,
-            rounds=self._rounds_up,
-            late=self._late,
-            staleness=self._staleness,
-            hello_seconds=timeout,
-            patience=self._wait_seconds,
-            base=self._base,
-            settlements=self._settlements,
-            seed=self._seed,
-            private=self._private,
-        )
-        self._rounds.begin(versioned, self._offset)
+        return latest, self._shared(initial) if latest is None else self._restore(latest)
+
+    def _run(self, loop: Loop, left: int | None, latest: Version | None, first: Artifact) -> Result:
+        seconds = loop.get("timeout", HELLO_SECONDS)
+        versioned = self._grid = self._over(grid=loop.needed("grid"), hello_seconds=seconds or HELLO_SECONDS)
+        self._inner.told = self._starts.told
+        self._rounds.begin(versioned, self._starts.offset)
         wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
         self._begin(first, latest)
-        result = super().start(
-            grid=versioned,
-            initial_arrays=self._publisher.record,
-            num_rounds=max(0, num_rounds - self._offset),
-            timeout=timeout,
-            train_config=train_config,
-            evaluate_config=evaluate_config,
-            evaluate_fn=self._rounds.evaluating(self._private.completing(evaluate_fn)),
-        )
-        self._rounds.finish()
-        result.arrays = result.arrays or self._publisher.record  # nothing, where no round was left to do
-        return result
+        published = self.version.number
+        evaluate_fn = self._private.completing(loop.get("evaluate_fn"))
+        evaluating = self._rounds.evaluating(evaluate_fn, self._starts.shift)
+        result = loop.run(self, versioned, self._publisher.record, num_rounds=left, evaluate_fn=evaluating)
+        if loop.own and left != 0:
+            conclude(result, self._publisher, self._publish, type(self.inner).__name__, since=published)
+        return with_arrays(result, self._publisher.record)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of training, from a draw that repeats."""
-        return self._inner.configure_train(self._rounds.enter(self._offset + server_round), arrays, config, grid)
+        check_started(self._grid, type(self.inner).__name__)
+        number = self._rounds.enter(self._starts.number(server_round, trains=True))
+        return self._inner.configure_train(number, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the inner strategy aggregate, and publish the result as the next version."""
-        number = self._offset + server_round
+        number = self._starts.number(server_round)
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         try:
             (version, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
@@ -241,8 +238,7 @@ class VersionedStrategy(Strategy):
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
-        state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(version, number, state)
+        self._publish(version)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
@@ -250,11 +246,11 @@ class VersionedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of evaluation, from a draw that repeats."""
-        return self._inner.configure_evaluate(self._offset + server_round, arrays, config, grid)
+        return self._inner.configure_evaluate(self._starts.number(server_round), arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the inner strategy aggregate the clients' evaluation of the published version."""
-        number = self._offset + server_round
+        number = self._starts.number(server_round)
         try:
             metrics = self._inner.aggregate_evaluate(number, replies)
         except AggregateError as error:
@@ -264,9 +260,14 @@ class VersionedStrategy(Strategy):
         self._record_clients()
         return metrics
 
+    def _publish(self, artifact: Artifact) -> None:
+        """Make an artifact the next version, with what is remembered."""
+        state = self._private.attached(self._settlements.attached(save(self.inner)))
+        self._publisher.publish(artifact, self._starts.last, state)
+
     def _shared(self, initial: ArrayRecord | Artifact) -> Artifact:
         """Return what of the initial model becomes version 0."""
-        return self._private.begin(initial if isinstance(initial, Artifact) else to_artifact(initial))
+        return self._private.begin(as_artifact(initial))
 
     def _restore(self, latest: Version) -> Artifact:
         """Return the version, after publisher and inner strategy got what they remembered; that may be nothing yet."""
@@ -290,6 +291,9 @@ class VersionedStrategy(Strategy):
     def _begin(self, first: Artifact, latest: Version | None) -> None:
         if latest is None:
             self._publisher.publish(first, 0, self._private.attached(None))
-            return
-        self._publisher.adopt(latest, first)
-        log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
+        elif not self._publisher.begun:
+            self._publisher.adopt(latest, first)
+            log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
+        elif not self._starts.shift and first.digest != self._publisher.artifact.digest:
+            check_same_form(first, self._publisher.artifact, latest)
+            self._publish(first)
