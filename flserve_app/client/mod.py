@@ -99,8 +99,7 @@ def _follow(
     message: Message, context: Context, call_next: Handler, builder: Builder | None, policy: SitePolicy
 ) -> Message:
     if not _delivers(message):
-        with put_aside(context):
-            return call_next(message, context)
+        return _called(message, context, call_next)
     held = Held(context, policy)
     content = RecordDict(dict(message.content))
     delivery = None
@@ -143,17 +142,23 @@ def _handle(
 ) -> Message:
     message.content = with_arrays(content, fetched)
     started = time.perf_counter()
-    with put_aside(context):
-        reply = call_next(message, context)
+    reply = _called(message, context, call_next)
     seconds = time.perf_counter() - started
-    if not isinstance(reply, Message):
-        raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
     if reply.has_error():
         return reply
     try:
         return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
     except MemoryError:
         return _refuse(message, context, held, fetched.delivery, NO_MEMORY)
+
+
+def _called(message: Message, context: Context, call_next: Handler) -> Message:
+    """Return the app's reply. Raises DeliveryError if it is none."""
+    with put_aside(context):
+        reply: object = call_next(message, context)
+    if not isinstance(reply, Message):
+        raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
+    return reply
 
 
 def _greet(message: Message, context: Context, held: Held, delivery: Delivery, builder: Builder | None) -> Message:

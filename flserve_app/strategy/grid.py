@@ -5,8 +5,8 @@ alike for training and evaluation. Rules:
 - Nodes are greeted beside the rounds, and those that have not answered are not named to the strategy unless it needs
   more; see `roster`.
 - How a model gets into a message is `dispatch`'s, how an update gets out of a reply is `intake`'s.
-- A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
-  with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
+- A client that refuses a delivery, or whose update cannot be read, is served again within the same call, in full; after
+  `MAX_TRIES` it is given up, with one line in the log. One that understands none is sent plain ones; `handlers`.
 - Replies come back as full ArrayRecords in the order of the clients' identities. Error replies come last.
 - Where the model has private tensors, a client that cannot keep them gets no messages: it is left out.
 - A training message that is not answered in time may be answered later; see `late`.
@@ -34,6 +34,7 @@ from flserve_app.store import Holder
 from flserve_app.strategy import roster
 from flserve_app.strategy.dispatch import Dispatch, Shared
 from flserve_app.strategy.exchange import Exchange
+from flserve_app.strategy.handlers import Handlers
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
@@ -108,6 +109,7 @@ class VersionedGrid(Grid):
             earlier=publisher.held_before(),
             renamed=self._settlements.renamed,
         )
+        self._handlers = Handlers(self._roster, ledger, self._private)
         self._late = LateReplies(
             publisher, ledger, self._roster, rule=late, exponent=staleness, settlements=self._settlements
         )
@@ -207,8 +209,7 @@ class VersionedGrid(Grid):
         outgoing = list(messages)
         self._patience.over()
         deadline = None if timeout is None else time.monotonic() + timeout
-        nodes = (message.metadata.dst_node_id for message in outgoing)
-        self._roster.meet_addressed(nodes, HELLO_SECONDS if timeout is None else timeout)
+        self._roster.meet_addressed(outgoing, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
         waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
         waiting = [(message, parcel) for message, parcel in waiting if self._admits(parcel)]
@@ -252,8 +253,9 @@ class VersionedGrid(Grid):
                 continue
             answered.add(id(parcel))
             silent.pop(id(parcel), None)
+            resent = self._handlers.again(reply, parcel)
             try:
-                arrived.append(self._read(reply, parcel))
+                again.append(resent) if resent else arrived.append(self._read(reply, parcel))
             except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
                 again.extend(self._retry(parcel, failure(error)))
         for message, parcel in silent.values():

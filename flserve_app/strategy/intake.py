@@ -67,7 +67,7 @@ class Intake:
         if reply.has_error():
             self._ledger.sent("up", payload=0, message=size, full=0)
             self._ledger.failed()
-            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _last_line(str(reply.error.reason or "")))
+            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, last_line(str(reply.error.reason or "")))
             return reply, None
         content = RecordDict(dict(reply.content))
         answer = take_answer(content)
@@ -126,7 +126,7 @@ class Intake:
         return trained
 
 
-def _last_line(reason: str) -> str:
+def last_line(reason: str) -> str:
     """Return the end of a traceback, which says what it was."""
     lines = [line for line in map(plain, reason[-LONGEST_REASON:].splitlines()) if line]
     return lines[-1] if lines else "no reason given"
