@@ -258,8 +258,8 @@ class Roster:
         """Take a node for one without the delivery protocol, at least before that handler, and say why."""
         known = self.fleet.clients.get(node_id, Client(node_id=node_id, identity=own_name(node_id)))
         if (node_id, kind) not in self._plain and not (known.versioned and node_id in self.fleet.clients):
-            why = "" if error is None else f": the greeting failed there: {last_line(error)}"
-            log(INFO, "flserve: node %d has no versioned_mod in %s and gets plain arrays%s", node_id, kind, why)
+            why = "has no versioned_mod" if error is None else f"failed on its greeting: {last_line(error)}"
+            log(INFO, "flserve: node %d gets plain arrays until it answers in %s: it %s", node_id, kind, why)
         self._plain.add((node_id, kind))
         if error is not None:
             self._failed.add(node_id)

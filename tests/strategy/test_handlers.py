@@ -128,7 +128,7 @@ def test_the_greetings_error_is_in_the_log(tmp_path, caplog):
     caplog.set_level("INFO", logger="flwr")
     grid = FleetGrid(app=app([broken, *OURS]), size=1)
     federate(tmp_path / "s", grid=grid, inner=fedavg(1), rounds=1, initial=small_floats())
-    assert "has no versioned_mod in train and gets plain arrays: the greeting failed there: " in caplog.text
+    assert "gets plain arrays until it answers in train: it failed on its greeting: " in caplog.text
     assert "no such thing" in caplog.text
 
 
