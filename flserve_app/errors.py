@@ -58,6 +58,10 @@ class DeliveryError(FlserveError):
     """A message between server and client that does not follow the delivery protocol."""
 
 
+class ReplyLost(DeliveryError):
+    """A reply that was there and could not be taken from the Grid; its client may be asked again."""
+
+
 class AggregateError(FlserveError):
     """Replies that no next version can be made of."""
 

@@ -34,13 +34,14 @@ def plain(text: object, limit: int = SHOWN) -> str:
 
     Terminal escapes go with their arguments; white space of any kind becomes one space; control characters, direction
     marks, lone surrogates and what Unicode has not assigned are dropped; what is too long is cut and ends in an
-    ellipsis.
+    ellipsis. An object that cannot be made text is shown by its type's name: nothing is raised.
     """
+    said = _said(text)
     # Escapes are looked for in what could be shown at all: text of megabytes must not cost as much.
-    found = _ESCAPES.sub("", str(text)[: 8 * limit])
+    found = _ESCAPES.sub("", said[: 8 * limit])
     line = "".join(" " if character.isspace() else character for character in found if _shows(character))
     line = " ".join(line.split())
-    cut = len(line) > limit or len(str(text)) > 8 * limit
+    cut = len(line) > limit or len(said) > 8 * limit
     return line[: limit - 1].rstrip() + "…" if cut else line
 
 
@@ -54,6 +55,26 @@ def is_plain(text: str, limit: int = NAMED) -> bool:
 def is_identity(text: object) -> bool:
     """Whether something can name a client: 1 to 128 ASCII letters, digits, dots, dashes, underscores, no sign first."""
     return isinstance(text, str) and _IDENTITY.fullmatch(text) is not None
+
+
+def share(part: int, whole: int) -> str:
+    """Return a part of a whole in percent, for people."""
+    return "-" if whole == 0 else f"{100 * part / whole:.1f} %"
+
+
+def readable_bytes(count: int) -> str:
+    """Return a number of bytes in a unit that suits it, for people."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return how many there are of something, for people: `1 blob`, `2 blobs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def strict_json(value: Any, indent: int | None = None) -> str:
@@ -71,6 +92,22 @@ def _finite(value: Any) -> Any:
             return None
         case _:
             return value
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type, whatever its class does to be asked for it."""
+    return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+def _said(text: object) -> str:
+    try:
+        said = str(text)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 somebody else's code, run to show what is often an error already
+        return type_name(text)
+    # Of a subclass each method may be somebody else's, too.
+    return str.__str__(said)
 
 
 def _shows(character: str) -> bool:

@@ -24,6 +24,7 @@ def pytest_configure(config):
 def _own_places(tmp_path_factory, monkeypatch):
     """Let every test have caches and a temporary directory of its own."""
     place = tmp_path_factory.mktemp("own")
-    monkeypatch.delenv("FLSERVE_CACHE_DIR", raising=False)
+    for name in ("FLSERVE_CACHE_DIR", "FLSERVE_OUTPUTS", "FLSERVE_STORE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "xdg"))
     monkeypatch.setattr(tempfile, "tempdir", str(place))

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from flserve_app.client.wire import PAYLOAD
@@ -121,8 +122,8 @@ class FleetGrid(Grid):
         raise NotImplementedError
 
     @property
-    def run(self) -> object:
-        raise NotImplementedError
+    def run(self) -> Run:
+        return Run.create_empty(self.run_id)
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):  # type: ignore[no-untyped-def]
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

@@ -1,5 +1,8 @@
 import json
+import logging
 import shlex
+import tomllib
+from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
@@ -8,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flserve_app import client_app, server_app
-from flserve_app.compose.folder import project_outputs
 from flserve_app.config import load
-from flserve_app.errors import ConfigError, Conflict
+from flserve_app.errors import ConfigError, Conflict, FlserveError
+from flserve_app.places import project_outputs
 from flserve_app.server_app import overrides_of
 from tests.fleet import FleetGrid
 
@@ -115,6 +118,36 @@ def test_an_error_is_logged_in_one_line_and_ends_the_run(tmp_path, monkeypatch, 
     with pytest.raises(Conflict, match="is in the store already"):
         server_app.app(grid, context(**shared))
     assert capsys.readouterr().out.count("final digest") == 1
+
+
+def test_flower_logs_our_error_as_a_sentence_with_the_folder(tmp_path, monkeypatch, grid, caplog):
+    monkeypatch.setenv("FLSERVE_OUTPUTS", str(tmp_path / "out"))
+    logger = logging.getLogger("flwr")
+    try:
+        server_app.app(grid, context(num_clients=3, overrides=f"{TINY} strategy=krum hydra.run.dir=r"))
+    except FlserveError as error:
+        logger.error("%s raised an exception", "Simulation", exc_info=error)
+    try:
+        raise ValueError("not ours")
+    except ValueError as error:
+        logger.error("other", exc_info=error)
+    logger.removeFilter(server_app.in_one_line)
+    ours, theirs = caplog.records[-2:]
+    assert ours.getMessage().startswith("Simulation raised an exception: strategy krum needs 5 clients a round")
+    assert ours.getMessage().endswith(f"; run folder {tmp_path / 'out' / 'r'}")
+    assert ours.exc_info is None
+    assert theirs.exc_info is not None
+
+
+def test_every_key_of_the_run_config_is_one_that_composes():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    declared = project["tool"]["flwr"]["app"]["config"]
+    assert {"strategy", "roles"} <= set(declared)
+    given = {"strategy": "fedadam", "roles": "[{*norm*: private}, {1.*: statistic}]"}
+    app = load(overrides_of({**declared, **given})).app
+    assert app.strategy.name == "fedadam"
+    assert app.roles == [{"*norm*": "private"}, {"1.*": "statistic"}]
+    assert set(declared) - {"overrides", "experiment"} <= set(vars(app))
 
 
 def test_where_outputs_go(monkeypatch, tmp_path):

@@ -37,6 +37,75 @@ def test_white_space_of_any_kind_is_one_space(space):
     assert not is_plain(f"one{space}two") or space == "  "
 
 
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Exits(str):
+    def __str__(self):
+        raise SystemExit
+
+    __len__ = __getitem__ = __iter__ = __str__
+
+
+class Nameless(type):
+    @property
+    def __name__(cls):
+        raise ValueError
+
+
+class Odd(metaclass=Nameless):
+    def __str__(self):
+        return 3
+
+
+class Tricky(str):
+    def __str__(self):
+        return self
+
+    def __getitem__(self, _):
+        raise ValueError
+
+
+def deep():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
+
+
+# By name: to name a case after such a value would be the test's own fault.
+SHOWN_AS = {
+    "an error without text": (Silent(), "Silent"),
+    "an error of one": (ValueError(Silent()), "ValueError"),
+    "a text that exits": (Exits("x"), "Exits"),
+    "a class without a name": (Odd(), "Odd"),
+    "a name with escapes": (type("\x1b[2Jred\n", (Silent,), {})(), "red"),
+    "a text that cannot be cut": (Tricky("said\n"), "said"),
+    "deeper than the stack": (deep(), "list"),
+    "a number too long": (10**5000, "int"),
+    "nothing": (None, "None"),
+}
+
+
+@pytest.mark.parametrize("case", SHOWN_AS)
+def test_an_object_that_cannot_be_made_text_is_shown_by_its_type(case):
+    value, shown = SHOWN_AS[case]
+    assert plain(value) == shown
+
+
+def test_whoever_interrupts_is_heard():
+    class Interrupts:
+        def __str__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plain(Interrupts())
+
+
 def test_what_people_write_stays_as_it_is():
     said = "Größe 3 mal 4 ≠ (5,), 模型 'cnn' - naïve?"
     assert plain(said) == said

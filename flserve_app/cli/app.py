@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any, NoReturn, final
+from importlib import metadata
+from typing import Annotated, Any, NoReturn, final
 
 import typer
+from click import exceptions
 from typer.core import TyperGroup
 
-from flserve_app.cli import exchange, experiment, history, upkeep
+from flserve_app.cli import exchange, experiment, history, labels, runs, show, upkeep
 from flserve_app.cli.options import MOST_SHOWN
 from flserve_app.errors import FlserveError
 from flserve_app.experiments.stopping import STOPPED_CODES, Stopped, leave, stoppable
@@ -44,6 +46,12 @@ class ErrorBoundary(TyperGroup):
             _end(_of_system(error))
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flserve {metadata.version('flserve')}")
+        raise typer.Exit
+
+
 def _end(reason: str) -> NoReturn:
     typer.secho(f"error: {plain(reason, MOST_SHOWN)}", fg=typer.colors.RED, err=True)
     raise typer.Exit(1) from None
@@ -62,15 +70,27 @@ def _of_system(error: OSError) -> str:
 
 app = typer.Typer(
     name="flserve",
-    help="Model distribution and serving for federated learning on Flower.",
     cls=ErrorBoundary,
+    suggest_commands=not hasattr(exceptions, "NoSuchCommand"),  # newer releases of click suggest by themselves
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _flserve(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Model distribution and serving for federated learning on Flower."""
+
+
 app.command("run", context_settings=experiment.PASS_ON)(experiment.run)
 app.command("log")(history.log)
+app.command("show")(show.show)
 app.command("diff")(history.diff)
+app.command("label")(labels.label)
+app.command("runs")(runs.runs)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_bundle)
 app.command("verify")(upkeep.verify)

@@ -1,6 +1,7 @@
 """Which store and which model a command is about, when it is not told.
 
 Right after a run, `flserve log` shows that run: the newest store below `outputs/` is taken, and said on stderr.
+`FLSERVE_OUTPUTS` names another place than the current folder for runs, `FLSERVE_STORE` one store for all commands.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from pathlib import Path
 
 import typer
 
-from flserve_app.errors import NotFound
+from flserve_app.errors import ConfigError, NotFound
+from flserve_app.places import OUTPUTS, OUTPUTS_VARIABLE, outputs, project_outputs
 from flserve_app.registry import Registry
-from flserve_app.registry.layout import BLOBS_FOLDER, FORMAT_FILE, is_store
+from flserve_app.registry.layout import BLOBS_FOLDER, FORMAT_FILE, STORE_FOLDER, is_store, store_at
 from flserve_app.text import plain
-
-OUTPUTS = Path("outputs")
-STORE = "store"
 
 
 def open_store(path: Path | None) -> Registry:
@@ -39,11 +38,20 @@ def choose_store(path: Path | None) -> Path:
         StoreError: If the folder cannot be looked at.
     """
     if path is None:
-        path = newest_store(OUTPUTS)
+        path = newest_store(*run_places())
         typer.echo(f"store: {plain(path)}", err=True)
-    elif not is_store(path) and is_store(path / STORE):
-        path = path / STORE
-    return path
+    return store_at(path)
+
+
+def run_places() -> tuple[Path, ...]:
+    """Return the folders to look for runs in: the first that has any counts. Raises ConfigError."""
+    if os.environ.get(OUTPUTS_VARIABLE):
+        return (outputs(),)
+    try:
+        elsewhere = project_outputs() / OUTPUTS  # where `flwr run` puts its own
+    except ConfigError:
+        return (outputs(),)
+    return (outputs(), elsewhere)
 
 
 def open_target(path: Path | None) -> Registry:
@@ -53,20 +61,27 @@ def open_target(path: Path | None) -> Registry:
         NotFound: If none was named and there is none.
         StoreError: If it cannot be opened or made.
     """
-    if path is None or is_store(path / STORE):
-        return open_store(path)
-    return Registry.open(path)
+    return open_store(path) if path is None else Registry.open(store_at(path))
 
 
-def newest_store(outputs: Path) -> Path:
+def is_new(path: Path | None) -> bool:
+    """Whether `open_target` would make a store. Raises StoreError if that cannot be found out."""
+    return path is not None and not is_store(store_at(path))
+
+
+def newest_store(*places: Path) -> Path:
     """Return the store below a folder that was written to last; one that holds something goes first.
+
+    Args:
+        places: The folders to look below; the first that has a store counts.
 
     Raises:
         NotFound: If there is none.
     """
-    stores = list(_stores(outputs))
+    stores = next(filter(None, (list(_stores(place)) for place in places)), [])
     if not stores:
-        raise NotFound(f"there is no store below {outputs.absolute()}: name one with --store")
+        below = " or ".join(str(place.absolute()) for place in places)
+        raise NotFound(f"there is no store below {below}: name one with --store or in FLSERVE_STORE")
     return max(stores, key=lambda store: (_holds_something(store), _last_written(store), str(store)))
 
 
@@ -90,9 +105,9 @@ def choose_model(registry: Registry, model: str | None) -> str:
 def _stores(outputs: Path) -> Iterator[Path]:
     """Yield the stores below a folder; what goes meanwhile, or may not be listed, holds none."""
     for folder, names, _ in os.walk(outputs):
-        store = Path(folder) / STORE
-        if STORE in names and os.access(store / FORMAT_FILE, os.F_OK):
-            names.remove(STORE)  # nothing in a store is another
+        store = Path(folder) / STORE_FOLDER
+        if STORE_FOLDER in names and os.access(store / FORMAT_FILE, os.F_OK):
+            names.remove(STORE_FOLDER)  # nothing in a store is another
             yield store
 
 

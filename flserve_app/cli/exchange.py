@@ -13,17 +13,18 @@ import typer
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.exchange import to_npz, to_safetensors
-from flserve_app.cli.choice import choose_model, open_store, open_target
+from flserve_app.cli.choice import choose_model, is_new, open_store, open_target
 from flserve_app.cli.options import MOST_SHOWN, VERSION_HELP, JsonOption, ModelOption, StoreOption, to_json
 from flserve_app.errors import NotFound, Overtaken
 from flserve_app.registry import Registry, Version, export_bundle
-from flserve_app.registry import import_bundle as take_in
+from flserve_app.registry.bundle import check_content, opened_bundle, take_in
 from flserve_app.registry.insist import insist
 from flserve_app.registry.named import load_named
 from flserve_app.registry.output import is_stdout, writing_output
-from flserve_app.text import plain
+from flserve_app.text import counted, plain
 
 _RANGE = ".."
+_ENDINGS = MappingProxyType({".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".npz": "npz"})
 
 
 class Format(StrEnum):
@@ -42,7 +43,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="The file to write; replaced if it is there. - is stdout.")
     ] = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="The file's format, for other programs.")
+        Format | None, typer.Option("--format", "-f", help="The file's format; default: what its ending says.")
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Write a bundle for `flserve import` to this file instead.")
@@ -52,6 +53,7 @@ def export(
     model: ModelOption = None,
 ) -> None:
     """Write a version to a file that other programs read, or versions to a bundle that another store takes in."""
+    file_format = file_format or _format_of(output)
     _check_usage(version, output, file_format, bundle, everything)
     with open_store(store) as registry:
         name = choose_model(registry, model)
@@ -74,13 +76,21 @@ def import_bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Take the versions of a bundle into a store, which is made if it is not there; all is checked first."""
-    with open_target(store) as registry:
-        taken = take_in(registry, file, model=model)
+    with opened_bundle(file, model=model) as bundle:
+        if new := is_new(store):
+            check_content(bundle)  # what is refused leaves no empty store behind
+        with open_target(store) as registry:
+            taken = take_in(registry, bundle, checked=new)
     if as_json:
         typer.echo(to_json({"model": taken.model, "added": taken.added, "present": taken.present}))
     else:
         present = f", {len(taken.present)} there already" if taken.present else ""
-        typer.echo(f"{plain(taken.model)}: {len(taken.added)} versions added{_span(taken.added)}{present}")
+        typer.echo(f"{plain(taken.model)}: {counted(len(taken.added), 'version')} added{_span(taken.added)}{present}")
+
+
+def _format_of(output: Path | None) -> Format | None:
+    named = None if output is None else _ENDINGS.get(output.suffix.lower())
+    return None if named is None else Format(named)
 
 
 def _check_usage(
@@ -88,7 +98,8 @@ def _check_usage(
 ) -> None:
     if bundle is None:
         if version is None or output is None or file_format is None or everything:
-            raise typer.BadParameter("name VERSION with --output and --format, or use --bundle")
+            endings = ", ".join(_ENDINGS)
+            raise typer.BadParameter(f"name VERSION with --output FILE ({endings}, or --format), or use --bundle")
     elif output is not None or file_format is not None:
         raise typer.BadParameter("--bundle goes without --output and --format")
     elif (version is None) != everything:
@@ -114,10 +125,10 @@ def _bundle(registry: Registry, model: str, ref: str | None, path: Path) -> None
         if _chosen(registry, model, ref) == versions:
             raise
         raise Overtaken(f"{ref or 'what there is'} of {model!r} changed while it was bundled") from error
-    nbytes = sum(edge.nbytes for edge in contents.payloads)
-    count = f"{len(contents.versions)} version{'' if len(contents.versions) == 1 else 's'}"
-    what = f"{contents.model}, {count}{_span(tuple(contents.versions))}"
-    _say(path, f"{what}, {len(contents.payloads)} payloads, {nbytes:,} bytes")
+    payloads = sum(edge.nbytes for edge in contents.payloads)
+    nbytes = f"{payloads:,} bytes of payload" if is_stdout(path) else f"{path.stat().st_size:,} bytes"
+    what = f"{contents.model}, {counted(len(contents.versions), 'version')}{_span(tuple(contents.versions))}"
+    _say(path, f"{what}, {counted(len(contents.payloads), 'payload')}, {nbytes}")
 
 
 def _say(path: Path, what: str) -> None:

@@ -22,14 +22,49 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def run(context: typer.Context) -> None:
-    """Run an experiment (Hydra overrides: task=synthetic seed=7), or a sweep (-m codec=full,lossless).
+    """Run an experiment (task=synthetic seed=7), or a sweep of them (-m codec=full,lossless).
 
-    The names people type: task, model, num_rounds, num_clients, codec, uplink, seed, store, resume, model_name,
-    experiment, hydra.run.dir. `--help` shows all, `--cfg job` the composed configuration.
+    Settings are Hydra overrides, key=value; `flserve run --help` shows the common ones, `--cfg job` all.
     """
-    from flserve_app.experiments.run import run as run_experiment
+    if {"--help", "-h"} & set(context.args):
+        typer.echo(_run_help())
+        return
+    from flserve_app.experiments.sweep import run as run_experiment
 
     run_experiment(context.args)
+
+
+def _run_help() -> str:
+    from flserve_app.config import conf_dir
+
+    known = {path.name: sorted(each.stem for each in path.glob("*.yaml")) for path in conf_dir().iterdir()}
+    return f"""Usage: flserve run [-m] [KEY=VALUE ...]
+
+Run an experiment; with -m a sweep, one job for each combination of values (KEY=A,B).
+
+  flserve run                                    digits, 10 clients, 10 rounds
+  flserve run task=synthetic seed=7              every task brings the model that fits it
+  flserve run experiment=tutorial codec=topk uplink=topk
+  flserve run -m codec=full,lossless seed=1,2    four jobs, and sweep.csv beside them
+  flserve run store=RUN resume=true num_rounds=20
+
+What to run (one of those named; conf/ has a file for each):
+  task        {" ".join(known["task"])}
+  model       {" ".join(known["model"])}
+  strategy    {" ".join(known["strategy"])}
+  codec       {" ".join(known["codec"])}: how versions travel to the clients
+  uplink      {" ".join(known["uplink"])}: how updates travel back
+              (full: whole models; lossless: the difference, bit for bit; grid, topk: rounded differences)
+  experiment  {" ".join(known["experiment"])}: several settings at once
+
+How:
+  num_rounds=10 num_clients=10 seed=42
+  engine=simulation     Flower's engine; inprocess needs no start-up and suits small jobs
+  store=DIR             a shared store, or a run's folder; model_name=NAME names the versions, resume=true goes on
+  train.epochs train.lr train.batch_size train.momentum strategy.clients_per_round ...; --cfg job shows every key
+
+A run goes to outputs/DAY/TIME, a sweep to outputs/multirun/DAY/TIME, below FLSERVE_OUTPUTS if it is set; hydra.run.dir
+and hydra.sweep.dir name others. FLSERVE_STORE names a store for all commands. --hydra-help has Hydra's own options."""
 
 
 @bench_app.command("codec")

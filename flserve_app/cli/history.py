@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -16,6 +17,8 @@ from flserve_app.registry.changes import TensorChange, delivery_bytes, tensor_ch
 from flserve_app.registry.named import load_named
 
 SHOWN = 100
+MOST_METRICS = 4
+_FIRST = ("accuracy", "loss")
 
 
 def log(
@@ -65,7 +68,8 @@ def diff(
 
 
 def _print_log(name: str, rows: Sequence[Mapping[str, Any]], total: int) -> None:
-    columns = ["version", "round", "parent", "digest", "codec", "stored", "accuracy", "loss", "labels", "created"]
+    shown = shown_metrics([row["metrics"] for row in rows])
+    columns = ["version", "round", "parent", "digest", "codec", "stored", *shown, "labels", "created"]
     cells = [
         [
             row["version"],
@@ -74,14 +78,15 @@ def _print_log(name: str, rows: Sequence[Mapping[str, Any]], total: int) -> None
             row["digest"][:12],
             row["codec"],
             f"{row['stored_bytes']:,}" if row["collected"] is None else "collected",
-            _figure(_metric(row["metrics"], "accuracy")),
-            _figure(_metric(row["metrics"], "loss")),
+            *(_figure(_metric(row["metrics"], metric)) for metric in shown),
             " ".join(row["labels"]),
             row["created"][:19].replace("T", " "),
         ]
         for row in rows
     ]
-    print_table(f"{name}: {total} version{'' if total == 1 else 's'}", columns, cells)
+    print_table(
+        f"{name}: {total} version{'' if total == 1 else 's'}", columns, cells, figures=shown, optional=shown[2:]
+    )
     if hidden := total - len(rows):
         typer.echo(f"{hidden} older version{'' if hidden == 1 else 's'} not shown: --limit {total} shows all")
 
@@ -125,6 +130,19 @@ def _log_row(version: Version, labels: Mapping[str, int]) -> dict[str, Any]:
 
 def _end(version: Version) -> dict[str, Any]:
     return {"version": version.name, "digest": version.digest}
+
+
+def shown_metrics(rows: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
+    """Return the metrics that get a column, at most `MOST_METRICS`, whatever they are called.
+
+    `accuracy` and `loss` go first where there are such, then what most versions have, and last what training said of
+    itself (`train_`). What the clients measured (`client_`) stands in one column with what the server did.
+    """
+    known = Counter(name.removeprefix("client_") for row in rows for name in row)
+    order = sorted(
+        known, key=lambda name: (name not in _FIRST, name.startswith("train_"), -known[name], name.lower(), name)
+    )
+    return tuple(order[:MOST_METRICS])
 
 
 def _metric(metrics: Mapping[str, float], name: str) -> float | None:

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from flserve_app.errors import ConfigError
+from flserve_app.places import STORE_VARIABLE
 from flserve_app.text import strict_json
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Store or run folder; default: the newest below outputs/.")
+    Path | None,
+    typer.Option("--store", envvar=STORE_VARIABLE, help="Store or run folder; default: the newest below outputs/."),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model name; default: the only one in the store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

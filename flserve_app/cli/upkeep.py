@@ -16,7 +16,9 @@ from flserve_app.registry import collect as collect_store
 from flserve_app.registry import verify as verify_store
 from flserve_app.registry.layout import is_store
 from flserve_app.registry.recovery import Recovered, loss, recover
-from flserve_app.text import plain
+from flserve_app.text import counted, plain
+
+_NAMED = 8
 
 
 def verify(
@@ -43,6 +45,8 @@ def verify(
     else:
         if recovered is not None:
             _print_recovered(recovered)
+        if report.named:
+            typer.echo(f"repair: {report.named} payloads named again")
         _print_report(report)
         if repair and report.damage:
             _print_repair(report)
@@ -119,6 +123,7 @@ def _report(report: Report) -> dict[str, Any]:
         "payloads": report.payloads,
         "payload_bytes": report.nbytes,
         "orphans": list(report.orphans),
+        "named": report.named,
     }
 
 
@@ -134,11 +139,12 @@ def _print_report(report: Report) -> None:
         typer.echo(f"problem: {plain(problem, MOST_SHOWN)}")
     counts = {name: sum(one.condition == name for one in report.findings) for name in ("good", "collected", "lost")}
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "good")
-    orphans = f"; {len(report.orphans)} orphan blobs (gc removes them)" if report.orphans else ""
+    orphans = f"; {counted(len(report.orphans), 'orphan blob')} (gc removes them)" if report.orphans else ""
     verdict = "sound" if report.clean else "DAMAGED"
     left = sum(not one.repaired for one in report.damage)
-    hurt = f"; {left} blob{'' if left == 1 else 's'} damaged or missing" if left else ""
-    typer.echo(f"{verdict}: versions {said}{hurt}; {report.payloads} payloads, {report.nbytes:,} bytes read{orphans}")
+    hurt = f"; {counted(left, 'blob')} damaged or missing" if left else ""
+    read = f"{counted(report.payloads, 'payload')}, {report.nbytes:,} bytes read"
+    typer.echo(f"{verdict}: versions {said}{hurt}; {read}{orphans}")
 
 
 def _print_recovered(done: Recovered) -> None:
@@ -180,8 +186,15 @@ def _state_of(one: Damage) -> str:
 
 def _print_repair(report: Report) -> None:
     done = sum(one.repaired for one in report.damage)
-    rest = "" if done == len(report.damage) else "; nothing that is left makes the others"
-    typer.echo(f"repair: {done} of {len(report.damage)} put back{rest}")
+    typer.echo(f"repair: {done} of {len(report.damage)} put back")
+    lost = [finding.version for finding in report.findings if finding.condition == "lost"]
+    if done < len(report.damage) and lost:
+        names = ", ".join(f"{each.name} ({each.digest[:12]})" for each in lost[:_NAMED])
+        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        typer.echo(
+            f"nothing that is left makes {plain(lost[0].model)} {names}{more}: import a bundle that holds "
+            f"{'it' if len(lost) == 1 else 'them'} (`flserve export --bundle` where they are whole)"
+        )
 
 
 def _collection(done: Collection, dry_run: bool) -> dict[str, Any]:
@@ -191,6 +204,9 @@ def _collection(done: Collection, dry_run: bool) -> dict[str, Any]:
             {"model": version.model, "version": version.name, "digest": version.digest} for version in done.versions
         ],
         "kept": done.kept,
+        "kept_beyond_the_rule": [
+            {"model": version.model, "version": version.name, "reason": reason} for version, reason in done.spared
+        ],
         "keyframes": done.keyframes,
         "forgotten_clients": [{"model": model, "identity": identity} for model, identity in done.clients],
         "blobs": done.blobs,
@@ -206,10 +222,21 @@ def _print_collection(done: Collection, dry_run: bool) -> None:
         by_model.setdefault(version.model, []).append(version.name)
     for model, names in by_model.items():
         shown = " ".join(names) if len(names) <= 8 else f"{' '.join(names[:4])} ... {' '.join(names[-3:])}"
-        typer.echo(f"{plain(model)}: {would} {len(names)} version{'' if len(names) == 1 else 's'}: {shown}")
+        typer.echo(f"{plain(model)}: {would} {counted(len(names), 'version')}: {shown}")
     if done.clients:
         typer.echo(f"clients {'to forget' if dry_run else 'forgotten'}: {len(done.clients)}")
+    if done.spared:
+        typer.echo(f"kept beyond the rule: {_reasons(done)}")
     typer.echo(
         f"{would} {len(done.versions)}, kept {done.kept} ({done.keyframes} made to stand alone); "
-        f"{done.blobs} blobs, {done.nbytes:,} bytes, {done.leftovers} leftover files"
+        f"{counted(done.blobs, 'blob')}, {done.nbytes:,} bytes, {counted(done.leftovers, 'leftover file')}"
     )
+
+
+def _reasons(done: Collection) -> str:
+    """Return why versions stay that the rule lets go."""
+    by_reason: dict[str, list[str]] = {}
+    for version, reason in done.spared:
+        by_reason.setdefault(reason, []).append(version.name)
+    told = ((" ".join(names[:_NAMED]), " ..." if len(names) > _NAMED else "", why) for why, names in by_reason.items())
+    return "; ".join(f"{names}{more}, {why}" for names, more, why in told)

@@ -18,7 +18,8 @@ ARRAYS = "flserve.arrays"
 BESIDE = "flserve.leftover"
 PRIVATE = "flserve.private"
 SAID = "flserve.said"
-OWN = (REFERENCES, ARRAYS, BESIDE, PRIVATE, SAID)
+TRAINED = "flserve.trained"
+OWN = (REFERENCES, ARRAYS, BESIDE, PRIVATE, SAID, TRAINED)
 _ASIDE = "_flserve_aside"
 
 

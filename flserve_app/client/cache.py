@@ -4,6 +4,7 @@ Layout: `blobs/<digest>/payload` is a full payload of the artifact, `blobs/<dige
 needs it, `clients/<client>/<key>.json` is that client's reference to a model of a federation
 (and beside it `.leftover`, what its updates left out, and `.private`, the tensors that never leave it). Rules:
 - A blob is stored once, however many clients hold it; a client lists only what its own reference names.
+- References are read by whoever shares the directory: who cannot read one does not know what it needs (`needed`).
 - Whoever moves on removes its mark; the last one removes the blob. Moves happen under a file lock, and whoever
   moves sweeps the directory (`sweep`).
 - Nothing read is trusted: only regular files are opened, a payload is decoded and verified, and what does not
@@ -25,14 +26,15 @@ from filelock import FileLock, Timeout
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.files import mapped, write_atomically
+from flserve_app.client.needed import digest_at, marks
 from flserve_app.client.policy import SitePolicy
 from flserve_app.client.private_files import PrivateFiles
 from flserve_app.client.reference import Reference, parse_reference
-from flserve_app.client.regular import is_regular, read_regular
 from flserve_app.client.sweep import sweep_when_due
 from flserve_app.client.verified import led_to, verified_artifacts
 from flserve_app.codec import decode, encode_parts
 from flserve_app.codec.decoder import DEFAULT_MAX_BYTES
+from flserve_app.disk.regular import is_regular, read_regular
 from flserve_app.errors import FlserveError, StoreError
 
 LOCK_SECONDS = 60.0
@@ -65,7 +67,16 @@ class CacheDirectory:
         return tuple(reference for _, reference in found if is_regular(self._payload(reference.digest)))
 
     def load(self, digest: str) -> Artifact | None:
-        """Return a held artifact, verified; None if it is gone, or damaged: then it is removed."""
+        """Return a held artifact, verified, and note that it is in use; None if it is gone or damaged.
+
+        A damaged one is removed.
+        """
+        artifact = self._loaded(digest)
+        if artifact is not None:
+            self._renew(digest)
+        return artifact
+
+    def _loaded(self, digest: str) -> Artifact | None:
         payload = self._payload(digest)
         known = verified_artifacts().get(payload)
         if known is not None:
@@ -85,12 +96,21 @@ class CacheDirectory:
         verified_artifacts().put(payload, artifact)
         return artifact
 
+    def _renew(self, digest: str) -> None:
+        for path in self._folder.glob("*.json"):
+            if digest_at(path) == digest:
+                with suppress(OSError):  # a cache that may only be read is read all the same
+                    os.utime(path)
+
     def at_hand(self, digest: str, way: str) -> Artifact | None:
         """Return an artifact that this process verified in this directory and was led to by the same way; or None."""
         return verified_artifacts().get(self._payload(digest)) if led_to(self.root, way) == digest else None
 
-    def install(self, reference: Reference, artifact: Artifact) -> None:
+    def install(self, reference: Reference, artifact: Artifact) -> str:
         """Keep an artifact and make it the one this client holds of the model.
+
+        Returns:
+            What the client should be told of what that did; empty if there is nothing.
 
         Raises:
             OSError: If the directory cannot be written.
@@ -99,12 +119,12 @@ class CacheDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         pointer = self._pointer(reference.key)
         with self._locked():
-            before = self._digest_at(pointer)
+            before = digest_at(pointer)
             self._keep(reference.digest, artifact)
-            write_atomically(pointer, reference.to_json().encode())
-            if before not in (None, reference.digest):
-                self._release(str(before))
-            sweep_when_due(self.root, self._client, pointer, self._policy)
+            write_atomically(pointer, reference.to_json().encode(), shared=True)
+            if before and before != reference.digest:
+                self._release(before)
+            return sweep_when_due(self.root, self._client, pointer, self._policy)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -158,14 +178,8 @@ class CacheDirectory:
             return
         blob = self._payload(digest).parent
         (blob / "by" / self._client).unlink(missing_ok=True)
-        if blob.exists() and not any((blob / "by").glob("*")):
-            shutil.rmtree(blob)
-
-    def _digest_at(self, pointer: Path) -> str | None:
-        try:
-            return parse_reference(read_regular(pointer).decode()).digest
-        except (OSError, UnicodeDecodeError, StoreError):
-            return None
+        if marks(blob) == frozenset():
+            shutil.rmtree(blob, ignore_errors=True)
 
     def _payload(self, digest: str) -> Path:
         return self.root / "blobs" / digest / "payload"

@@ -11,18 +11,15 @@ Rules:
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from flserve_app.client.files import check_private, make_private
+from flserve_app.client.own_place import announced, place_of_run
 
-FORGET_SECONDS = 24 * 3600.0
 _IN_MEMORY = "keeps its version in memory, the cache cannot be written"
 _PARTS = ("blobs", "clients", "identity")
 
@@ -36,12 +33,14 @@ class CacheRoot:
         lasting: Whether it outlives the run.
         guarded: A folder that has to be this user's own before anything is written; None if there is none.
         trouble: What to say about it; empty if there is nothing.
+        own: Where a simulated client keeps what is its own and outlives the run; None if that is not elsewhere.
     """
 
     path: Path | None
     lasting: bool
     guarded: Path | None = None
     trouble: str = ""
+    own: Path | None = None
 
 
 def cache_root(node_config: Mapping[str, object], run_id: int, node_id: int) -> CacheRoot:
@@ -63,26 +62,17 @@ def cache_directory(node_config: Mapping[str, object], run_id: int, node_id: int
     if configured := str(node_config.get("cache-dir", "") or os.environ.get("FLSERVE_CACHE_DIR", "")):
         return Path(configured).expanduser().absolute(), True
     if "partition-id" in node_config:
-        return Path(tempfile.gettempdir()) / f"flserve-{_user()}" / f"run-{run_id}", False
+        return place_of_run(run_id), False
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return home / "flserve" / f"node-{node_id}", True
 
 
-def forget_old_runs(root: Path) -> None:
-    """Remove what runs of more than `FORGET_SECONDS` ago left beside a run's directory that is about to be made."""
-    if root.exists():
-        return
-    for other in root.parent.glob("run-*"):
-        with suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (other, *other.iterdir()))
-            if time.time() - newest > FORGET_SECONDS:
-                shutil.rmtree(other, ignore_errors=True)
-
-
 def _passing(path: Path) -> CacheRoot:
+    own = None
     with suppress(FileNotFoundError):
         check_private(path.parent)
-    return CacheRoot(path=path, lasting=False, guarded=path.parent)
+        own = announced(path)
+    return CacheRoot(path=path, lasting=False, guarded=path.parent, own=own)
 
 
 def _lasting(path: Path) -> CacheRoot:

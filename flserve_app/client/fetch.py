@@ -24,8 +24,9 @@ from flwr.app import Message, RecordDict
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
 from flserve_app.client.leftover import Leftover, leftover_of, structure_of
-from flserve_app.client.own_part import own_part
+from flserve_app.client.own_part import own_part, version_at
 from flserve_app.client.private import Private, withhold
+from flserve_app.client.private_files import Trained
 from flserve_app.client.recipe import Builder
 from flserve_app.client.records import to_artifact, to_record
 from flserve_app.client.reference import Reference
@@ -123,7 +124,8 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
     if fetched.private is not None:
         private = withhold(content, fetched.private, fetched.delivery.arrays)
         if private is not fetched.private:
-            held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private)
+            trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
+            held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
     update, key = _update(content, fetched, held)
     if update is not None:
         del content[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import mmap
 import os
 import stat
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from flserve_app.client.regular import open_regular
+from flserve_app.disk.durable import force, force_folder
+from flserve_app.disk.regular import open_regular
+from flserve_app.processes import this_place
 
 TEMPORARY = ".new-"
-# What file systems answer that do not force folders, or files, to disk.
-_UNFORCED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def make_private(path: Path) -> None:
@@ -57,7 +57,7 @@ def write_atomically(
     """
     made = _made(path.parent)
     # Named by the process: what a kill leaves behind is known by nobody running under that number.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{_here()}-{os.getpid()}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
@@ -65,7 +65,7 @@ def write_atomically(
                 os.fchmod(file.fileno(), 0o640)
             if forced:
                 file.flush()
-                _force(file.fileno())
+                force(file.fileno())
         os.replace(name, path)
     except BaseException:
         with suppress(OSError):
@@ -76,22 +76,18 @@ def write_atomically(
             force_folder(folder)
 
 
-def force_folder(path: Path) -> None:
-    """Force a folder's names to disk, where its file system can do that.
-
-    Raises:
-        OSError: If writing them failed.
-    """
-    if not hasattr(os, "O_DIRECTORY"):
-        return
+def is_abandoned(name: str) -> bool:
+    """Whether a temporary file was written by a process of this host and container that is gone."""
+    parts = name.removeprefix(TEMPORARY).split("-")
+    if len(parts) != 3 or parts[0] != _here() or not parts[1].isdecimal() or os.name != "posix":
+        return False
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # a folder that may be written and entered, but not listed
-        return
-    try:
-        _force(handle)
-    finally:
-        os.close(handle)
+        os.kill(int(parts[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, ValueError):
+        return False
+    return False
 
 
 def mapped(path: Path) -> memoryview:
@@ -100,19 +96,16 @@ def mapped(path: Path) -> memoryview:
     Raises:
         OSError: If it is no regular file, or cannot be read.
     """
-    with os.fdopen(open_regular(path), "rb") as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
             return memoryview(b"")
         # Unmapped with the last view of it: an error's traceback may keep one for a while.
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _force(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _UNFORCED:
-            raise
+def _here() -> str:
+    """Return a name of the place within which a process's number is its own."""
+    return hashlib.sha256(this_place().encode()).hexdigest()[:12]
 
 
 def _made(folder: Path) -> list[Path]:

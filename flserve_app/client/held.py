@@ -8,7 +8,10 @@ Rules:
   system's temporary directory for nodes that have a `partition-id` (as all simulated ones do), or the
   user's cache directory. `cache_root` says which can be used.
 - Private tensors are kept in the same place, those of each history apart. Nobody could send them again, so where the
-  directory cannot be written they go into the state.
+  directory cannot be written they go into the state. In a simulation they lie beside the run's store, and so does what
+  was left out of updates (`own_place`): a run that is resumed finds both.
+- Private tensors that were trained for a version that was never followed by one go back to what they were before, once
+  a run is resumed from it: that round is done again.
 - What is held is held of a model *of a federation*: servers that share a machine, and even a model's name, are not
   told of each other's versions, and are not given them.
 - A server never names a path.
@@ -29,10 +32,11 @@ from flserve_app.client import aside
 from flserve_app.client.cache import CacheDirectory
 from flserve_app.client.cache_root import CacheRoot, cache_root
 from flserve_app.client.cache_root import cache_directory as cache_directory
-from flserve_app.client.cache_root import forget_old_runs as forget_old_runs
 from flserve_app.client.files import make_private
 from flserve_app.client.identity import identity
+from flserve_app.client.own_place import forget_old_runs
 from flserve_app.client.policy import SitePolicy
+from flserve_app.client.private_files import Trained
 from flserve_app.client.reference import Reference, parse_reference, reference_key
 from flserve_app.client.verified import remember_way
 from flserve_app.client.wire import payload_array
@@ -61,6 +65,8 @@ class Held:
         self._kept: tuple[Reference, ...] | None = None
         path = self._root.path
         self._cache = None if path is None else CacheDirectory(path, self.identity, self.policy)
+        own = self._root.own
+        self._own = self._cache if own is None else CacheDirectory(own, self.identity, self.policy)
         if path is None and self.identity == f"node-{context.node_id}":
             self._say(f"is named by its node, an identity cannot be read or kept; it {self._root.trouble}")
 
@@ -88,10 +94,10 @@ class Held:
         except StoreError:
             return ()
 
-    def digests(self, model: str = "", federation: str = "") -> tuple[str, ...]:
-        """Return the hex digests of the artifacts held of a model of a federation; of all if no model is named."""
-        key = reference_key(model, federation)
-        found = [each.digest for each in self.references() if not model or each.key == key]
+    def digests(self, model: str | None = None, federation: str = "") -> tuple[str, ...]:
+        """Return the hex digests of the artifacts held of a model of a federation; of all where `model` is None."""
+        key = None if model is None else reference_key(model, federation)
+        found = [each.digest for each in self.references() if key is None or each.key == key]
         return tuple(dict.fromkeys(found))
 
     def load(self, digest: str) -> Artifact | None:
@@ -135,21 +141,27 @@ class Held:
             federation: The history it is of; None for the one that was installed last.
         """
         key = self._key(model, federation)
-        if self._on_disk(nbytes):
-            return None if self._cache is None else self._cache.beside(key)
+        if self._keeps_own(nbytes):
+            return None if self._own is None else self._own.beside(key)
         kept = self._state.get(aside.BESIDE)
         return kept[key].data if isinstance(kept, ArrayRecord) and key in kept else None
+
+    def carries(self, model: str, federation: str) -> bool:
+        """Whether anything is kept beside a version of a model, as far as can be told without knowing its size."""
+        kept, key = self._state.get(aside.BESIDE), self._key(model, federation)
+        in_memory = isinstance(kept, ArrayRecord) and key in kept
+        return in_memory or (self._own is not None and self._own.beside(key) is not None)
 
     def put_beside(
         self, model: str, nbytes: int, data: Sequence[bytes | memoryview], federation: str | None = None
     ) -> None:
         """Keep something beside a version of a model, where it is kept; nothing if that cannot be written."""
         key = self._key(model, federation)
-        if self._on_disk(nbytes):
-            if self._cache is not None:
+        if self._keeps_own(nbytes):
+            if self._own is not None:
                 with suppress(OSError):
                     self._claim()
-                    self._cache.put_beside(key, data)
+                    self._own.put_beside(key, data)
             return
         kept = list(self._state.get(aside.BESIDE, ArrayRecord()).items())[-MOST_REFERENCES:]
         self._state[aside.BESIDE] = ArrayRecord({**dict(kept), key: payload_array(b"".join(data))})
@@ -159,12 +171,13 @@ class Held:
             return reference_key(model, federation)
         return next((each.key for each in reversed(self.references()) if each.model == model), model)
 
-    def private(self, model: str, key: str = "") -> bytes | memoryview | None:
+    def private(self, model: str, key: str = "", at: str = "") -> bytes | memoryview | None:
         """Return the private tensors that are kept of a model, as they were given; None if there are none.
 
         Args:
             model: Its name.
             key: Key of their layout; empty for those that were kept last.
+            at: The version that they are asked for (`version_at`): what an earlier run made of them there is not it.
         """
         kept = self._state.get(aside.PRIVATE)
         found = [] if not isinstance(kept, ArrayRecord) else [at for at in kept if at.partition("\n")[0] == model]
@@ -172,10 +185,21 @@ class Held:
             found = [at for at in found if at == reference_key(model, key)]
         if found and isinstance(kept, ArrayRecord):
             return kept[found[-1]].data
-        return None if self._cache is None else self._cache.private.get(model, key)
+        if self._own is None:
+            return None
+        before = self._own.private.before(model, key, at) if at and self._trained_at(model, key) != at else None
+        return self._own.private.get(model, key) if before is None else before
 
-    def put_private(self, model: str, data: Sequence[bytes | memoryview], key: str = "") -> None:
+    def put_private(
+        self, model: str, data: Sequence[bytes | memoryview], key: str = "", trained: Trained | None = None
+    ) -> None:
         """Keep private tensors of a model, in place of those before of the same layout.
+
+        Args:
+            model: Its name.
+            data: The tensors.
+            key: Key of their layout.
+            trained: What they were before they were trained, and for which version; None if they were not.
 
         Raises:
             StoreError: If there is no room for those of another layout.
@@ -183,22 +207,37 @@ class Held:
         at = reference_key(model, key)
         kept = dict(self._state.get(aside.PRIVATE, ArrayRecord()))
         kept.pop(at, None)
-        wanted = self._cache is None or self._on_disk(sum(map(len, data)))
-        if not (wanted and self._put_private_on_disk(model, data, key)):
+        wanted = self._own is None or self._keeps_own(sum(map(len, data)))
+        if not (wanted and self._put_private_on_disk(model, data, key, trained)):
             kept[at] = payload_array(b"".join(data))
         self._state[aside.PRIVATE] = ArrayRecord(kept)
 
-    def _put_private_on_disk(self, model: str, data: Sequence[bytes | memoryview], key: str) -> bool:
-        if self._cache is None:
+    def _put_private_on_disk(
+        self, model: str, data: Sequence[bytes | memoryview], key: str, trained: Trained | None
+    ) -> bool:
+        if self._own is None:
             self._say(f"keeps its private tensors in memory, until the run ends; it {self._root.trouble}")
             return False
         try:
             self._claim()
-            self._cache.private.put(model, key, data)
+            # Training that goes on with what it made of the same version itself goes back to what was before both.
+            if trained is not None and self._trained_at(model, key) != trained.at:
+                self._own.private.put_before(model, key, trained)
+                lines = self._state.config_records.get(aside.TRAINED, ConfigRecord())
+                self._state[aside.TRAINED] = ConfigRecord({**lines, reference_key(model, key): trained.at})
+            self._own.private.put(model, key, data)
         except OSError as error:
             self._say(f"keeps its private tensors in memory, until the run ends: {error}")
             return False
         return True
+
+    def _trained_at(self, model: str, key: str) -> str:
+        """Return for which version this run trained a model's private tensors last."""
+        lines = self._state.get(aside.TRAINED)
+        return str(lines.get(reference_key(model, key), "")) if isinstance(lines, ConfigRecord) else ""
+
+    def _keeps_own(self, nbytes: int) -> bool:
+        return self._root.own is not None or self._on_disk(nbytes)
 
     def _on_disk(self, nbytes: int) -> bool:
         return self._root.lasting or nbytes > STATE_BYTES
@@ -208,7 +247,8 @@ class Held:
             return False
         try:
             self._claim()
-            self._cache.install(reference, artifact)
+            if done := self._cache.install(reference, artifact):
+                self._say(done)
         except (OSError, StoreError) as error:
             self._say(f"keeps its version in memory, the cache cannot be written: {error}")
             return False

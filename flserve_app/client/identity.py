@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flserve_app.client.files import write_atomically
-from flserve_app.client.regular import read_regular
+from flserve_app.disk.regular import read_regular
 from flserve_app.errors import StoreError
 from flserve_app.text import is_identity
 

@@ -29,7 +29,7 @@ from flserve_app.client.traffic import array_bytes, content_bytes
 from flserve_app.client.wire import MAX_REASON, RECORD, Answer, Delivery, put_answer, take_delivery
 from flserve_app.codec import CODECS
 from flserve_app.errors import ConfigError, DeliveryError
-from flserve_app.fleet import CHAIN, PRIVATE, RECIPE
+from flserve_app.fleet import CHAIN, EMPTY, PRIVATE, RECIPE
 from flserve_app.text import is_plain, plain
 
 NO_MEMORY = "there is not enough memory for it"
@@ -104,10 +104,11 @@ def _follow(
     content = RecordDict(dict(message.content))
     delivery = None
     try:
-        delivery = take_delivery(content)
-        if delivery is None or delivery.action == "hello":
-            return _greet(message, context, held, _checked(delivery), builder)
-        fetched = fetch(_checked(delivery), held, builder)
+        # One whose names are none is refused, and told nothing: not even of what would go by such a name.
+        delivery = _checked(take_delivery(content))
+        if delivery.action == "hello":
+            return _greet(message, context, held, delivery, builder)
+        fetched = fetch(delivery, held, builder)
     except DeliveryError as refusal:
         return _refuse(message, context, held, delivery, str(refusal))
     except MemoryError:
@@ -168,7 +169,8 @@ def _greet(message: Message, context: Context, held: Held, delivery: Delivery, b
     digests = (base, *digests) if base and base not in digests and base in held.digests() else digests
     # Likewise: nobody is told which history the private tensors are of.
     keeps = bool(delivery.private) and kept_key(held.private(delivery.model, delivery.private)) == delivery.private
-    builds = builder is not None and held.policy.recipes
+    builds = builder is not None and held.policy.build_recipes
+    empty = () if held.carries(delivery.model, delivery.federation) else (EMPTY,)
     return _reply(
         message,
         Answer(
@@ -177,7 +179,7 @@ def _greet(message: Message, context: Context, held: Held, delivery: Delivery, b
             partitions=_partitions(context),
             held=digests,
             private=delivery.private if keeps else "",
-            capabilities=(CHAIN, PRIVATE, *((RECIPE,) if builds else ()), *CODECS),
+            capabilities=(CHAIN, PRIVATE, *((RECIPE,) if builds else ()), *empty, *CODECS),
         ),
     )
 

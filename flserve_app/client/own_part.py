@@ -36,13 +36,18 @@ def own_part(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> P
     """
     if not delivery.private:
         return None
-    kept = kept_private(held.private(delivery.model, delivery.private), delivery.private)
+    kept = kept_private(held.private(delivery.model, delivery.private, version_at(delivery)), delivery.private)
     if kept is not None:
         return kept
     begun = _begun(delivery, held, build)
     _tell(delivery, held, begun)
     held.put_private(delivery.model, begun.to_bytes(), delivery.private)
     return begun
+
+
+def version_at(delivery: Delivery) -> str:
+    """Return a name of the version that is delivered: two of the same content are two."""
+    return f"{delivery.version}:{delivery.target}"
 
 
 def _begun(delivery: Delivery, held: Held, build: Callable[[], Artifact]) -> Private:

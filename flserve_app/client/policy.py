@@ -1,10 +1,11 @@
 """The site policy: bounds that a node's owner sets, and that no server and no app can pass.
 
-It stands in the node's configuration (`flower-supernode --node-config 'max-model-bytes="2 GiB" recipes=false'`), or
-in environment variables (`FLSERVE_MAX_MODEL_BYTES`), which count where the configuration has no such key. A server
-reaches neither. Rules:
-- A value that is not as stated is an error that names its key. The node then works for nobody: a bound that was
-  misspelt must not be no bound.
+It stands in the node's configuration (`flower-supernode --node-config 'max-model-bytes="2 GiB"'`), or in environment
+variables (`FLSERVE_MAX_MODEL_BYTES`), which count where the configuration has no such key. A server reaches neither.
+Rules:
+- The configuration is the app's as well, so no key is an everyday word.
+- A value that is not as stated, or a key that is nearly one of these, is an error that names the key. The node then
+  works for nobody: a bound that was misspelt must not be no bound.
 - What is not set has a default that a small machine survives.
 - The mod holds messages to it before anything is made of them; flserve's own clients hold their job to it as well.
 """
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +29,8 @@ ENVIRONMENT: Final = "FLSERVE_"
 MOST_BYTES: Final = 1 << 60
 _MADE_SHARE = 4  # building takes some times what is built
 FRAMES = 16 << 20  # what arrays and payloads may be larger than their values: names, shapes, headers
+_MOST = "max_"
+_ALIKE = 0.8  # of difflib: a letter more or less, not another word
 _SIZE = re.compile(r"([0-9]{1,19}) ?(B|[kKMGT]B|[KMGT]iB)?")
 _UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << 10 * power for power, letter in enumerate("KMGT", start=1)
@@ -44,8 +48,8 @@ class SitePolicy:
             `max_model_bytes`, or a quarter of the memory that the process may have if that is less.
         max_epochs: Passes over the client's data a round (flserve's own clients).
         max_clients: Clients that a job may deal data out to (flserve's own clients).
-        folders: Folders of this machine that a job may name to read data from, with all that is below them.
-        recipes: Whether models are built from recipes.
+        data_folders: Folders of this machine that a job may name to read data from, with all that is below them.
+        build_recipes: Whether models are built from recipes.
         cache_bytes: Bytes of versions in the cache directory; the one in use is kept in any case. Of private tensors,
             as many again may be kept; more are refused.
         cache_days: Days after which a version that nobody asked for leaves the cache directory.
@@ -57,8 +61,8 @@ class SitePolicy:
     max_made_bytes: int = 0
     max_epochs: int = 10_000
     max_clients: int = 10_000
-    folders: tuple[Path, ...] = ()
-    recipes: bool = True
+    data_folders: tuple[Path, ...] = ()
+    build_recipes: bool = True
     cache_bytes: int = 32 << 30
     cache_days: int = 30
     private_days: int = 90
@@ -77,7 +81,7 @@ class SitePolicy:
         """Whether a job may read data from a file or folder of this machine; links are followed first."""
         try:
             found = path.expanduser().resolve()
-            return any(found.is_relative_to(folder.expanduser().resolve()) for folder in self.folders)
+            return any(found.is_relative_to(folder.expanduser().resolve()) for folder in self.data_folders)
         except (OSError, RuntimeError, ValueError):
             return False
 
@@ -108,13 +112,24 @@ def _check_keys(keys: list[str], variables: Mapping[str, str]) -> None:
     """Refuse what was meant to be a bound and would be none."""
     known = {field.name for field in fields(SitePolicy)}
     for key in keys:
-        name = key.lower().replace("-", "_")
-        if name in known and key != name.replace("_", "-"):
-            raise ConfigError(f"node-config {plain(key)}: unknown key, expected {name.replace('_', '-')!r}")
+        meant = _meant(key, known).replace("_", "-")
+        if meant and key != meant:
+            raise ConfigError(f"node-config {plain(key)}: unknown key, expected {meant!r}")
     for variable in variables:
         name = variable.removeprefix(ENVIRONMENT).lower()
         if variable.startswith(f"{ENVIRONMENT}MAX_") and name not in known:
             raise ConfigError(f"{plain(variable)}: unknown bound; known: {', '.join(sorted(known))}")
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
+    """Return the name of the bound that a key is, or nearly is; empty for one of the app's own, such as max-steps."""
+    name = key.strip().lower().replace("-", "_").replace(" ", "_")
+    if name in known or not name.startswith(_MOST):
+        return name if name in known else ""
+    # What all of them begin with would make everything alike.
+    bounds = [each.removeprefix(_MOST) for each in known if each.startswith(_MOST)]
+    near = get_close_matches(name.removeprefix(_MOST), bounds, 1, _ALIKE)
+    return f"{_MOST}{near[0]}" if near else ""
 
 
 def _read(name: str, value: object, where: str) -> object:
@@ -164,8 +179,8 @@ _READERS: Mapping[str, Callable[[object, str], object]] = {
     "max_made_bytes": _bytes,
     "max_epochs": _count,
     "max_clients": _count,
-    "folders": _folders,
-    "recipes": _switch,
+    "data_folders": _folders,
+    "build_recipes": _switch,
     "cache_bytes": _bytes,
     "cache_days": _count,
     "private_days": _count,

@@ -5,25 +5,44 @@ Nobody could send them again. Rules:
   before where it is.
 - A file is replaced by the same history only, as a whole, and is forced to disk.
 - They go by age (`sweep`), never to make room: where there is no room, new ones are refused.
+- What they were before they were trained for a version lies beside them (`.before`), written first: whenever the
+  client is killed, one of both says what was. It is 4 bytes of length, the version, and the tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from flserve_app.client.files import mapped, write_atomically
 from flserve_app.client.private import kept_key
-from flserve_app.client.regular import is_regular
+from flserve_app.disk.regular import is_regular
 from flserve_app.errors import StoreError
 
 SUFFIX = ".private"
+BEFORE = ".before"
 _LEAST_BYTES = 4096  # what a small file takes
 _KEY_CHARACTERS = 32
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Training of private tensors.
+
+    Attributes:
+        at: The version that was delivered for it.
+        before: What they were before, in parts.
+    """
+
+    at: str
+    before: Sequence[bytes | memoryview]
 
 
 @final
@@ -51,7 +70,8 @@ class PrivateFiles:
                 data = mapped(path)
                 if not key or path == self._path(model, key) or kept_key(data) == key:
                     if key:
-                        os.utime(path)  # asked for: it is in use
+                        with suppress(OSError):  # a cache that may only be read is read all the same
+                            os.utime(path)  # asked for: it is in use
                     return data
         return None
 
@@ -72,6 +92,29 @@ class PrivateFiles:
         # Where releases before this one kept it.
         if path != plain and self._key_at(plain) == key:
             plain.unlink(missing_ok=True)
+
+    def before(self, model: str, key: str, at: str) -> memoryview | None:
+        """Return what private tensors were before they were trained for a version; None if they last were for another.
+
+        Args:
+            model: The model's name.
+            key: The layout's key.
+            at: The version.
+        """
+        try:
+            data = mapped(self._path(model, key).with_suffix(BEFORE))
+            (length,) = _LENGTH.unpack_from(data)
+        except (OSError, struct.error):
+            return None
+        end = _LENGTH.size + length
+        kept = data[end:]
+        return kept if data[_LENGTH.size : end] == at.encode() and kept_key(kept) == key else None
+
+    def put_before(self, model: str, key: str, trained: Trained) -> None:
+        """Keep what private tensors were before training. Raises OSError if that cannot be written."""
+        name = trained.at.encode()
+        # Not forced: what a power failure cuts short does not verify, and they then stay as they were trained.
+        write_atomically(self._path(model, key).with_suffix(BEFORE), [_LENGTH.pack(len(name)), name, *trained.before])
 
     def _check_room(self, nbytes: int) -> None:
         taken = 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flserve_app.artifact import Artifact
 from flserve_app.errors import DeliveryError, FlserveError
-from flserve_app.text import plain
+from flserve_app.text import plain, type_name
 
 if TYPE_CHECKING:  # clients need no catalog: loading it takes longer than a small round
     from flserve_app.store import Serving
@@ -98,12 +98,16 @@ def built(recipe: str, builder: Builder, most_bytes: int) -> Artifact:
         if isinstance(builder, CountingBuilder):
             _check_size(builder.nbytes(parsed), most_bytes)
         artifact = builder(parsed)
+        _check(isinstance(artifact, Artifact), f"{parsed.model_id} is built as a {plain(type_name(artifact))}")
         _check_size(artifact.nbytes, most_bytes)
     except DeliveryError:
         raise
-    # A builder is somebody's code, run on a server's numbers: whatever it raises, the model can still be sent.
-    except Exception as error:
-        raise DeliveryError(f"recipe: {parsed.model_id} cannot be built here: {plain(_said(error))}") from error
+    except KeyboardInterrupt:
+        raise
+    # A builder is somebody's code, run on a server's numbers: whatever it raises, an exit of its own included, the
+    # model can still be sent.
+    except BaseException as error:
+        raise DeliveryError(f"recipe: {parsed.model_id} cannot be built here: {_said(error)}") from error
     return artifact
 
 
@@ -142,8 +146,8 @@ def _check_size(nbytes: int, most_bytes: int) -> None:
     _check(nbytes <= most_bytes, f"a model of {nbytes} bytes, at most {most_bytes} are built here")
 
 
-def _said(error: Exception) -> str:
-    return f"{error}" if isinstance(error, FlserveError) else f"{type(error).__name__}: {error}"
+def _said(error: BaseException) -> str:
+    return plain(error) if isinstance(error, FlserveError) else plain(f"{type_name(error)}: {plain(error)}")
 
 
 def _check(holds: bool, found: str) -> None:

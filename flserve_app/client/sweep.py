@@ -1,138 +1,127 @@
 """A cache directory is kept small: what kills left behind and what nobody asks for any more goes.
 
 It is swept by whoever installs a version, under the directory's lock. Rules:
-- A temporary file of a process that is gone goes at once, one that may be somebody's after an hour.
-- A reference that was not renewed for `cache_days` goes, with what lies beside it; so does the oldest, and the next,
-  while the versions together are over `cache_bytes`. The one that is being installed stays.
+- A directory of few clients is swept each time; that of many once an hour, whichever process does it, and at once where
+  the versions are over `cache_bytes` or a client has too many references.
+- A temporary file of a process that is gone goes at once, one that may be somebody's after an hour: a process of
+  another host or container cannot be seen from here.
+- A reference that was not used for `cache_days` goes, with what lies beside it. Those of other clients, which may have
+  bounds of their own, go by the default if that is longer. The one that is being installed stays.
+- To get below `cache_bytes` a client lets go of its own references only (`needed`).
+- A client keeps references to `MOST_REFERENCES` models: a server may name a new one in every message.
 - A version that no reference names goes.
-- Private tensors go by their own age alone, `private_days` after a server last asked for them, and not in silence.
+- Private tensors go by their own age alone, `private_days` after a server last asked for them (those of other clients
+  by the default if that is longer), and not in silence.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from logging import WARNING
 from pathlib import Path
+from typing import Literal
 
 from flwr.common.logger import log
 
-from flserve_app.client.files import TEMPORARY
+from flserve_app.client.entries import age_of, entries, unlink
+from flserve_app.client.files import TEMPORARY, is_abandoned
+from flserve_app.client.needed import forget_reference, forget_unneeded
 from flserve_app.client.policy import SitePolicy
-from flserve_app.client.private_files import SUFFIX
-from flserve_app.client.reference import parse_reference
-from flserve_app.client.regular import read_regular
-from flserve_app.errors import StoreError
+from flserve_app.client.private_files import BEFORE, SUFFIX
 
 FEW_CLIENTS = 16  # so many that looking at all of them costs less than a small version
-PAUSE_SECONDS = 600.0  # for more
+PAUSE_SECONDS = 3600.0  # for more
 TEMPORARY_SECONDS = 3600.0
-MOST_REFERENCES = 256
+MOST_REFERENCES = 16
 DAY_SECONDS = 24 * 3600.0
-
-_swept: dict[Path, float] = {}
-_lock = threading.Lock()
+_SWEPT = "swept"  # a file whose time says when that was
 
 
-def sweep_when_due(root: Path, client: str, kept: Path, policy: SitePolicy) -> None:
-    """Sweep a cache directory, unless many clients share it and this process did a moment ago.
+def sweep_when_due(root: Path, client: str, kept: Path, policy: SitePolicy) -> str:
+    """Sweep a cache directory, unless many clients share it, one did a moment ago, and it is small.
 
     Args:
         root: The directory; its lock is held.
         client: Who sweeps.
         kept: The reference that was just written.
         policy: What may stay.
+
+    Returns:
+        What the client should be told; empty if there is nothing.
     """
-    folders = _entries(root / "clients")
     now = time.time()
-    with _lock:
-        if len(folders) > FEW_CLIENTS and now - _swept.get(root, 0.0) < PAUSE_SECONDS:
-            return
-        _swept[root] = now
-    sweep(root, client, kept, policy, now)
+    if (
+        len(entries(root / "clients")) <= FEW_CLIENTS
+        or not 0 <= now - age_of(root / _SWEPT) < PAUSE_SECONDS
+        or _too_many(kept.parent)
+        or sum(map(_payload_bytes, entries(root / "blobs"))) > policy.cache_bytes
+    ):
+        _note_time(root / _SWEPT)
+        return sweep(root, client, kept, policy, now)
+    return ""
 
 
-def sweep(root: Path, client: str, kept: Path, policy: SitePolicy, now: float) -> None:
-    """Remove what a cache directory does not need at a time `now`."""
-    clients = _entries(root / "clients")
-    blobs = _entries(root / "blobs")
+def sweep(root: Path, client: str, kept: Path, policy: SitePolicy, now: float) -> str:
+    """Remove what a cache directory does not need at a time `now`; return what the client should be told."""
+    clients = entries(root / "clients")
+    blobs = entries(root / "blobs")
     # Versions are written under the lock, so nobody is writing one now.
-    _forget_temporaries([path for blob in blobs for path in _entries(blob)], now, idle=True)
-    _forget_temporaries([*_entries(root), *(path for folder in clients for path in _entries(folder))], now, idle=False)
-    references = [path for folder in clients for path in _entries(folder) if path.suffix == ".json"]
-    oldest = now - policy.cache_days * DAY_SECONDS
-    for path in references:
-        if path != kept and _age_of(path) < oldest:
-            _forget_reference(path)
+    _forget_temporaries([path for blob in blobs for path in (*entries(blob), *entries(blob / "by"))], now, idle=True)
+    elsewhere = (path for folder in (root, *clients) for path in entries(folder))
+    _forget_temporaries([*elsewhere, *clients, *blobs], now, idle=False)
     for folder in clients:
+        own = folder.name == client
+        _forget_old(folder, kept, now - DAY_SECONDS * (policy.cache_days if own else _longer(policy, "cache_days")))
         for path in _too_many(folder):
             if path != kept:
-                _forget_reference(path)
-    _forget_unneeded(root, [path for path in references if path.exists()], kept, policy.cache_bytes)
+                forget_reference(path)
+    said = forget_unneeded(root, client, kept, policy.cache_bytes)
     for folder in clients:
-        _forget_private(folder, now, policy.private_days)
-        if folder.name != client:
+        own = folder.name == client
+        _forget_private(folder, now, policy.private_days if own else _longer(policy, "private_days"))
+        if not own:
             with suppress(OSError):
                 folder.rmdir()  # nothing but an empty one
+    return said
+
+
+def _longer(policy: SitePolicy, days: Literal["cache_days", "private_days"]) -> int:
+    """Return after how many days another client's go, whose own policy is not known here."""
+    return max(int(getattr(each, days)) for each in (policy, SitePolicy()))
 
 
 def _too_many(folder: Path) -> list[Path]:
     """Return the oldest references of a client that was told of more models than anybody has."""
-    references = sorted((path for path in _entries(folder) if path.suffix == ".json"), key=_age_of)
+    references = sorted((path for path in entries(folder) if path.suffix == ".json"), key=age_of)
     return references[:-MOST_REFERENCES]
 
 
 def _forget_temporaries(paths: Iterable[Path], now: float, *, idle: bool) -> None:
     for path in paths:
-        if path.name.startswith(TEMPORARY) and (idle or _is_gone(path.name) or _age_of(path) < now - TEMPORARY_SECONDS):
-            _unlink(path)
+        if path.name.startswith(TEMPORARY) and (
+            idle or is_abandoned(path.name) or age_of(path) < now - TEMPORARY_SECONDS
+        ):
+            unlink(path)
 
 
-def _is_gone(name: str) -> bool:
-    """Whether the process that a temporary file is named by is not there; not known of other hosts' processes."""
-    number = name.removeprefix(TEMPORARY).partition("-")[0]
-    if not number.isdigit() or os.name != "posix":
-        return False
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
-def _forget_unneeded(root: Path, references: list[Path], kept: Path, most_bytes: int) -> None:
-    """Remove versions without a reference, and then the oldest references until the rest is small enough."""
-    blobs = {path.name: path for path in _entries(root / "blobs")}
-    needed: dict[Path, str] = {path: _digest_at(path) for path in references}
-    sizes = {digest: _nbytes(path) for digest, path in blobs.items()}
-    waiting = sorted((path for path in needed if path != kept), key=_age_of, reverse=True)
-    while True:
-        named = set(needed.values())
-        for digest in [digest for digest in sizes if digest not in named]:
-            shutil.rmtree(blobs[digest], ignore_errors=True)
-            del sizes[digest]
-        if sum(sizes.values()) <= most_bytes or not waiting:
-            return
-        path = waiting.pop()
-        del needed[path]
-        _forget_reference(path)
-
-
-def _forget_reference(path: Path) -> None:
-    _unlink(path)
-    _unlink(path.with_suffix(".leftover"))
+def _forget_old(folder: Path, kept: Path, oldest: float) -> None:
+    """Remove old references, and what lay beside those that are gone: a kill may come between the two."""
+    for path in entries(folder):
+        if path.suffix == ".json" and path != kept and age_of(path) < oldest:
+            forget_reference(path)
+    for path in entries(folder):
+        if path.suffix == ".leftover" and age_of(path) < oldest and not path.with_suffix(".json").exists():
+            unlink(path)
 
 
 def _forget_private(folder: Path, now: float, days: int) -> None:
-    for path in _entries(folder):
-        if path.suffix == SUFFIX and _age_of(path) < now - days * DAY_SECONDS:
-            _unlink(path)
+    for path in entries(folder):
+        if path.suffix == SUFFIX and age_of(path) < now - days * DAY_SECONDS:
+            unlink(path)
+            unlink(path.with_suffix(BEFORE))
             log(
                 WARNING,
                 "flserve: private tensors that %s kept are removed: no server asked for them for %d days (%s)",
@@ -142,40 +131,16 @@ def _forget_private(folder: Path, now: float, days: int) -> None:
             )
 
 
-def _digest_at(path: Path) -> str:
+def _payload_bytes(blob: Path) -> int:
     try:
-        return parse_reference(read_regular(path).decode()).digest
-    except (OSError, UnicodeDecodeError, StoreError):
-        return ""
-
-
-def _age_of(path: Path) -> float:
-    """Return when a file was last written; what is gone or cannot be seen is as new as can be."""
-    try:
-        return path.lstat().st_mtime
+        return (blob / "payload").lstat().st_size
     except OSError:
-        return float("inf")
+        return 0
 
 
-def _nbytes(blob: Path) -> int:
-    found = 0
-    for path in _entries(blob):
-        with suppress(OSError):
-            found += path.lstat().st_size
-    return found
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(_listed(folder))
-
-
-def _listed(folder: Path) -> Iterator[Path]:
-    # Links are not followed: what they lead to is not the cache's.
-    with suppress(OSError), os.scandir(folder) as entries:
-        if not folder.is_symlink():
-            yield from (Path(entry.path) for entry in entries)
-
-
-def _unlink(path: Path) -> None:
+def _note_time(path: Path) -> None:
+    # One that cannot be written is due again next time.
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        os.close(os.open(path, flags, 0o664))
+        os.utime(path)

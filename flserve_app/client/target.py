@@ -75,7 +75,7 @@ def built_model(recipe: str, held: Held, builder: Builder | None) -> Artifact:
     """
     if builder is None:
         raise Refusal(f"{held.identity} cannot build models from recipes")
-    if not held.policy.recipes:
+    if not held.policy.build_recipes:
         raise Refusal(f"{held.identity} builds no models from recipes, by its policy")
     return built(recipe, builder, min(held.policy.made_bytes, held.policy.max_model_bytes))
 

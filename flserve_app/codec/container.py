@@ -245,7 +245,7 @@ def _read_spec(reader: Reader) -> TensorSpec:
     code, rank = reader.byte(), reader.varint()
     if code not in DTYPES_BY_CODE or rank > MAX_RANK:
         raise CodecError(f"tensor {name!r}: dtype code {code} with rank {rank} is not allowed")
-    shape = tuple([reader.varint() for _ in range(rank)])
+    shape = reader.varints(rank)
     # A zero dimension would hide the others from the bound on the size.
     if shape and max(shape) > MAX_TENSOR_BYTES:
         raise CodecError(f"tensor {name!r}: a dimension of {max(shape)} is not allowed")

@@ -125,6 +125,18 @@ class Reader:
                 return number
         raise CodecError(f"{self._what}: bad varint before byte {self.position}")
 
+    def varints(self, count: int) -> tuple[int, ...]:
+        """Return the next `count` varints.
+
+        Raises:
+            CodecError: If one of them is cut off, too long, or not in its shortest form.
+        """
+        view = self._data[self.position : self.position + count]
+        if len(view) == count and max(view, default=0) < 0x80:  # all of a byte each, as of nearly all shapes
+            self.position += count
+            return tuple(view)
+        return tuple([self.varint() for _ in range(count)])
+
     def end(self) -> None:
         """Check that all is read.
 

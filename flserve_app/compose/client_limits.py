@@ -85,7 +85,7 @@ def _check_source(source: HubSource, policy: SitePolicy) -> None:
     if not allowed:
         raise ConfigError(
             f"the job names {plain(repr(source.dataset))}, a place on this machine: its owner has to allow the folder "
-            "(node-config folders, or FLSERVE_FOLDERS); a data set on the Hub is named OWNER/NAME"
+            "(node-config data-folders, or FLSERVE_DATA_FOLDERS); a data set on the Hub is named OWNER/NAME"
         )
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,15 +23,14 @@ from typing import Any, final
 import yaml
 from omegaconf import OmegaConf
 
-from flserve_app.errors import ConfigError, Conflict, StoreError
+from flserve_app.disk.durable import force
+from flserve_app.errors import Conflict, StoreError
+from flserve_app.places import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.files import remove_file
-from flserve_app.strategy import RoundRow, expanded
+from flserve_app.strategy import RoundRow
 from flserve_app.text import strict_json
 
-CONFIG_FILE = "config.yaml"
-HISTORY_FILE = "history.jsonl"
-SUMMARY_FILE = "summary.json"
 NO_FILES: Mapping[str, str] = {}
 
 
@@ -112,7 +109,7 @@ class RunFolder:
             with (self.path / HISTORY_FILE).open("a", encoding="utf-8") as file:
                 file.write(strict_json(asdict(row)) + "\n")
                 file.flush()
-                os.fsync(file.fileno())
+                force(file.fileno())
         except OSError as error:
             raise StoreError(f"{self.path / HISTORY_FILE} cannot be written: {error}") from error
         self._rows += 1
@@ -163,38 +160,3 @@ def _published_as(text: str) -> str | None:
         return published_as(yaml.safe_load(text))
     except (yaml.YAMLError, KeyError, TypeError):
         return None
-
-
-def project_outputs() -> Path:
-    """Return where relative run folders of `flwr run` go.
-
-    The ServerApp runs from an unpacked copy, in whatever directory the SuperLink was started in. So the folder
-    is `FLSERVE_OUTPUTS` if it is set, the project's own if the package is installed from one in place, and the
-    user's home otherwise.
-
-    Raises:
-        ConfigError: If it is the user's home, and none is known.
-    """
-    if configured := os.environ.get("FLSERVE_OUTPUTS"):
-        return expanded(configured).absolute()
-    try:
-        return (_editable_project() or expanded("~/flserve")).absolute()
-    except ConfigError as error:
-        raise ConfigError(
-            "no home folder is known (HOME is not set): name one for outputs in FLSERVE_OUTPUTS"
-        ) from error
-
-
-def _editable_project() -> Path | None:
-    from importlib.metadata import PackageNotFoundError, distribution
-    from urllib.parse import unquote, urlparse
-
-    try:
-        text = distribution("flserve").read_text("direct_url.json")
-        found = json.loads(text) if text else {}
-    except (PackageNotFoundError, ValueError):
-        return None
-    url = urlparse(str(found.get("url", "")))
-    path = Path(unquote(url.path))
-    editable = bool(found.get("dir_info", {}).get("editable"))
-    return path if editable and url.scheme == "file" and path.is_dir() else None

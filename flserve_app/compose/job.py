@@ -28,7 +28,7 @@ from flserve_app.compose.codecs import check_codecs, codec_of, schedules_of
 from flserve_app.compose.folder import NO_FILES, RunFolder
 from flserve_app.compose.parts import CentralEvaluation, model_of, task_spec
 from flserve_app.compose.privacy import told as told_of_privacy
-from flserve_app.compose.resumption import check_resumable
+from flserve_app.compose.resumption import check_resumable, check_store_to_resume, clients_before, tell_nothing_found
 from flserve_app.compose.roles import check_roles, roles_of
 from flserve_app.compose.stores import open_store, serving_of, store_path
 from flserve_app.compose.strategies import inner_strategy
@@ -66,8 +66,7 @@ def run_job(
     app = composed.app
     folder = RunFolder(path)
     folder.check(composed.resolved)
-    clients = app.num_clients or count_nodes(grid, app.wait_seconds)
-    settled = {**composed.resolved, "num_clients": clients}
+    check_store_to_resume(app, folder.path)
     rows: list[RoundRow] = []
 
     def note(row: RoundRow) -> None:
@@ -77,7 +76,12 @@ def run_job(
 
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     with open_store(app, folder.path) as registry, registry.leases.hold(model_name(app), run):
-        check_resumable(registry, model_name(app), settled)
+        before = clients_before(registry, model_name(app)) if app.resume else None
+        clients = app.num_clients or before or count_nodes(grid, app.wait_seconds)
+        settled = {**composed.resolved, "num_clients": clients}
+        latest = check_resumable(registry, model_name(app), settled)
+        if app.resume and latest is None:
+            tell_nothing_found(registry, model_name(app))
         job = _Job(app, registry, clients, run, note)
         with folder.admitted(settled, also), _recorded(registry, run, model_name(app), settled):
             payloads = job.federate(grid)
@@ -86,6 +90,7 @@ def run_job(
             versions=len(registry.versions(model_name(app))),
             seconds=time.perf_counter() - started,
             payloads=asdict(payloads),
+            resumed_from=None if latest is None else latest.name,
             **_facts(app, folder, run, clients),
         )
     folder.write_summary(summary)
@@ -104,6 +109,7 @@ def check(app: AppConfig, clients: int, folder: Path) -> None:
     """
     settled = {**asdict(app), "num_clients": clients}
     RunFolder(folder).check(settled)
+    check_store_to_resume(app, folder)
     spec = task_spec(app, clients)
     initial = initial_artifact(model_of(app).build(spec))
     client_data(spec, 0)

@@ -3,15 +3,23 @@
 A version's number says how far training is, and its accuracy what it is worth: both mean something only on the same
 data, split in the same way, for the same model. So these must agree: the seed, the task, the model, the roles of its
 tensors and the number of clients. How training goes on (rounds, rates, strategy, codecs, engine, the store's place) may
-change; each run is recorded with its own configuration.
+change; each run is recorded with its own configuration. A run that is to go on and finds nothing says so: in a store
+of its own that is new there cannot be anything.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from logging import WARNING
+from pathlib import Path
 from typing import Any
 
-from flserve_app.errors import Conflict
+from flwr.common.logger import log
+
+from flserve_app.compose.stores import store_path
+from flserve_app.config import AppConfig
+from flserve_app.errors import ConfigError, Conflict
 from flserve_app.registry import Registry
 from flserve_app.store import Version
 from flserve_app.strategy import check_name
@@ -20,6 +28,30 @@ from flserve_app.text import plain
 SAME = ("seed", "task", "model", "roles", "num_clients")
 SHOWN = 3
 _MISSING = object()
+
+
+def check_store_to_resume(config: AppConfig, folder: Path) -> None:
+    """Refuse a run that is to go on in a store of its own that is not there yet.
+
+    Args:
+        config: The run's configuration.
+        folder: Its folder.
+
+    Raises:
+        ConfigError: If that is so, or the store is in a home folder that is not known.
+    """
+    if config.resume and config.store is None and not os.path.exists(path := store_path(config, folder)):
+        raise ConfigError(
+            f"resume=true: {path} would be a new store, in which there is nothing to go on with: name the store of the "
+            "run to resume, as in store=FOLDER/store"
+        )
+
+
+def tell_nothing_found(registry: Registry, model: str) -> None:
+    """Say that a run that was to go on with a model begins it."""
+    there = sorted(registry.models())
+    held = f"; it holds {', '.join(map(repr, there[:SHOWN]))}{', ...' * (len(there) > SHOWN)}" if there else ""
+    log(WARNING, "flserve: resume=true finds no model %r in the store%s: the run begins anew", model, held)
 
 
 def check_resumable(registry: Registry, model: str, resolved: Mapping[str, Any]) -> Version | None:
@@ -43,6 +75,12 @@ def check_resumable(registry: Registry, model: str, resolved: Mapping[str, Any])
             "begun with; for anything else choose another model_name"
         )
     return latest
+
+
+def clients_before(registry: Registry, model: str) -> int | None:
+    """Return how many clients a model was trained with: as many are waited for; None if that was not recorded."""
+    number = _recorded(registry, model).get("num_clients")
+    return number if isinstance(number, int) and number > 0 else None
 
 
 def differences(recorded: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from rich.console import Console
@@ -11,19 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flserve_app.compose.summary import readable_bytes, share
-from flserve_app.strategy import RoundRow
-
-
-def round_line(row: RoundRow) -> str:
-    """Return a round in one line."""
-    accuracy = _accuracy(row.accuracy, row.metrics.get("client_accuracy"))
-    plans = ", ".join(f"{count} {kind}" for kind, count in row.plans.items()) or "none"
-    return (
-        f"round {row.round:>3}  v{row.version} {row.digest[:12]}  accuracy {accuracy}  "
-        f"down {readable_bytes(row.bytes_down)} ({share(row.bytes_down, row.bytes_down_full)} of full)  "
-        f"up {readable_bytes(row.bytes_up)} ({share(row.bytes_up, row.bytes_up_full)})  "
-        f"sent {plans}  {row.seconds:.2f} s"
-    )
+from flserve_app.strategy import RoundRow, round_line
+from flserve_app.strategy.row_line import accuracy_text
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
@@ -31,8 +22,10 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="flserve run", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
+    if summary.get("resumed_from"):
+        table.add_row("resumed from", summary["resumed_from"])
     table.add_row("versions", f"{summary['versions']} (latest v{summary['final_version']})")
-    table.add_row("final accuracy", _accuracy(summary["final_accuracy"], summary.get("final_client_accuracy")))
+    table.add_row("final accuracy", accuracy_text(summary["final_accuracy"], summary.get("final_client_accuracy")))
     table.add_row("final digest", summary["final_digest"])
     table.add_row("clients by version", _by_version(summary["client_versions"]))
     for way, name in (("down", "bytes down"), ("up", "bytes up")):
@@ -43,33 +36,6 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("seconds", f"{summary['seconds']:.1f}")
     table.add_row("folder", escape(summary["folder"]))
     return table
-
-
-def sweep_table(jobs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Return the summaries of a sweep side by side; each job is (its overrides, its summary)."""
-    table = Table(title=f"{len(jobs)} runs", title_justify="left")
-    table.add_column("overrides", overflow="fold")
-    for name in ("accuracy", "digest", "down", "up", "of full", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for overrides, summary in jobs:
-        sent = summary["bytes_down"] + summary["bytes_up"]
-        table.add_row(
-            escape(overrides),
-            _accuracy(summary["final_accuracy"], summary.get("final_client_accuracy")),
-            summary["final_digest"][:12],
-            readable_bytes(summary["bytes_down"]),
-            readable_bytes(summary["bytes_up"]),
-            share(sent, summary["bytes_down_full"] + summary["bytes_up_full"]),
-            f"{summary['seconds']:.1f}",
-        )
-    return table
-
-
-def _accuracy(central: float | None, clients: float | None) -> str:
-    """Return the server's accuracy, or that of the clients where the server measures none."""
-    if central is not None or clients is None:
-        return "-" if central is None else f"{central:.4f}"
-    return f"{clients:.4f} (clients)"
 
 
 def _by_version(client_versions: Mapping[str, int]) -> str:
@@ -92,6 +58,7 @@ class Screen:
         self._console = console or Console()
         self._line = line
         self._progress: Progress | None = None
+        self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -103,19 +70,32 @@ class Screen:
             )
             self._bar = self._progress.add_task("rounds", total=num_rounds, status="waiting for clients")
             self._progress.start()
+            self._through_bar()
 
     def show(self, row: RoundRow) -> None:
-        """Show a finished round."""
+        """Show a finished round; on a terminal its line stays above the bar."""
         if self._progress is None:
             self._line(round_line(row))
             return
-        accuracy = "" if row.accuracy is None else f"accuracy {row.accuracy:.4f}"
+        self._progress.console.print(round_line(row), soft_wrap=True, highlight=False, markup=False)
+        central, clients = row.accuracy, row.metrics.get("client_accuracy")
+        accuracy = "" if central is None and clients is None else f" accuracy {accuracy_text(central, clients)}"
         saved = share(row.bytes_down + row.bytes_up, row.bytes_down_full + row.bytes_up_full)
-        self._progress.update(self._bar, completed=row.round, status=f"v{row.version} {accuracy} {saved} of full bytes")
+        self._progress.update(self._bar, completed=row.round, status=f"v{row.version}{accuracy} {saved} of full bytes")
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
         """End the bar and show the summary, if the run has one."""
         if self._progress is not None:
+            for handler, stream in self._streams:
+                handler.setStream(stream)
+            self._streams.clear()
             self._progress.stop()
         if summary is not None:
             self._console.print(summary_table(summary))
+
+    def _through_bar(self) -> None:
+        """Let Flower's log go above the bar: it took hold of stderr before the bar put itself in between."""
+        for handler in logging.getLogger("flwr").handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.__stderr__, sys.__stdout__):
+                self._streams.append((handler, handler.stream))
+                handler.setStream(sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 from flserve_app.compose.model import Model
 from flserve_app.config import AppConfig
 from flserve_app.registry import Registry
+from flserve_app.registry.layout import STORE_FOLDER, store_at
 from flserve_app.store import Serving
 from flserve_app.strategy import expanded, open_registry
 from flserve_app.task import TaskSpec, task_data
@@ -27,12 +28,13 @@ def serving_of(model: Model, spec: TaskSpec) -> Serving:
 
 
 def store_path(config: AppConfig, folder: Path) -> Path:
-    """Return where the run's own store is, inside its folder, or the shared one that the configuration names.
+    """Return where a run's store is: in its folder, or the one that is named, by itself or by the folder of its run.
 
     Raises:
         ConfigError: If it is in a home folder that is not known.
+        StoreError: If it cannot be looked at.
     """
-    return folder / "store" if config.store is None else expanded(config.store)
+    return folder / STORE_FOLDER if config.store is None else store_at(expanded(config.store))
 
 
 def open_store(config: AppConfig, folder: Path) -> Registry:

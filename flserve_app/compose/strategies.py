@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,8 @@ from flwr.serverapp.strategy import Strategy
 from flserve_app.config import DpConfig, StrategyConfig
 from flserve_app.errors import ConfigError
 from flserve_app.strategy import check_strategy
+
+_ARGUMENT = re.compile(r"`(\w+)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +112,15 @@ def inner_strategy(config: StrategyConfig, num_clients: int) -> Strategy:
         with _unwarned():
             strategy = _private(config.dp, CLASSES[config.name](**sampling, **config.arguments), sampled)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"strategy {config.name}: {' '.join(str(error).split())}") from error
+        # Flower says `argument` of its wrappers for privacy; people set it by the key that has its name.
+        said = _ARGUMENT.sub(lambda found: _key_of(config.dp, found[1]) or found[0], " ".join(str(error).split()))
+        raise ConfigError(f"strategy {config.name}: {said}") from error
     check_strategy(strategy, config.late)
     return strategy
+
+
+def _key_of(dp: DpConfig, argument: str) -> str:
+    return f"strategy.dp.{argument}" if argument in {field.name for field in fields(dp)} else ""
 
 
 def _check_arguments(name: str, arguments: Mapping[str, object], sampled: int) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flserve_app.strategy import RoundRow
+from flserve_app.text import readable_bytes, share
+
+__all__ = ["BYTES", "readable_bytes", "share", "summarise"]
 
 BYTES = (
     "bytes_down",
@@ -46,18 +49,3 @@ def summarise(
         "payloads": dict(payloads),
         "seconds": round(seconds, 3),
     }
-
-
-def share(part: int, whole: int) -> str:
-    """Return a part of a whole in percent, for people."""
-    return "-" if whole == 0 else f"{100 * part / whole:.1f} %"
-
-
-def readable_bytes(count: int) -> str:
-    """Return a number of bytes in a unit that suits it, for people."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
-        value /= 1000
-    return f"{value:.2f} TB"

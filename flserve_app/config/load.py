@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flserve_app.config.folders import by_time
+from flserve_app.config.keys import meant
 from flserve_app.config.schema import (
     MOST_PATH_CHARACTERS,
     AppConfig,
@@ -33,6 +34,7 @@ from flserve_app.config.schema import (
     TaskConfig,
 )
 from flserve_app.errors import ConfigError
+from flserve_app.places import named_store, outputs
 from flserve_app.text import is_plain, plain
 
 CONFIG_NAME = "config"
@@ -44,7 +46,7 @@ _QUOTED_KEY = re.compile(r"""[{,]\s*["'][^"']*["']\s*:""")
 _SAID = (
     (
         re.compile(r"Key '([^']+)' (?:is )?not in (?:'\w+'|struct)"),
-        "the configuration has no key {key!r}; `flserve run --cfg job` shows all",
+        "{no_key}",
     ),
     (
         re.compile(r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*)"),
@@ -91,6 +93,8 @@ def folder_name(text: str) -> str:
 def register_schemas() -> None:
     """Make the schemas, and what conf/ calls by name, known to Hydra; calling it again changes nothing."""
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("outputs", lambda: str(outputs()), replace=True)
+    OmegaConf.register_new_resolver("named_store", named_store, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="app", node=AppConfig)
     store.store(group="schema", name="task", node=TaskConfig)
@@ -134,7 +138,7 @@ def checked(config: DictConfig, run_dir: str, *, named_by_time: bool = False) ->
     if not isinstance(app, AppConfig):
         raise ConfigError(f"the config is a {type(app).__name__}, expected the schema of flserve")
     if extra := _extra_keys(app, ""):
-        raise ConfigError(f"the configuration has no key {extra[0]!r}; `flserve run --cfg job` shows all")
+        raise ConfigError(_no_key(extra[0]))
     if not is_plain(run_dir, MOST_PATH_CHARACTERS):
         raise ConfigError(f"hydra.run.dir is {plain(run_dir)!r}, expected a path of printable characters")
     return Composed(app=app, resolved=resolved, run_dir=run_dir, named_by_time=named_by_time)
@@ -150,6 +154,12 @@ def _extra_keys(part: Any, path: str) -> list[str]:
     return extra
 
 
+def _no_key(key: str) -> str:
+    like = meant(key)
+    hint = f"did you mean {like!r}? " if like else ""
+    return f"the configuration has no key {plain(key)!r}; {hint}`flserve run --cfg job` shows all"
+
+
 def one_sentence(error: BaseException) -> str:
     """Return what Hydra or OmegaConf say in many lines as one: the cause, and the choices where they name them."""
     # OmegaConf's own cause, which is there under a debugger, is the template of its message.
@@ -160,7 +170,7 @@ def one_sentence(error: BaseException) -> str:
     text = " ".join(line for line in lines if line and not line.startswith(_NOISE))
     for pattern, said in _SAID:
         if found := pattern.search(text):
-            return said.format(*found.groups(), key=key or found[1])[:500]
+            return said.format(*found.groups(), no_key=_no_key(key or found[1]))[:500]
     if isinstance(cause, OverrideParseException):
         hint = " (keys in braces take no quotes)" if _QUOTED_KEY.search(cause.override) else ""
         return f"override {cause.override[:200]} cannot be read: {text}"[:400] + hint

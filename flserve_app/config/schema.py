@@ -13,7 +13,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from flserve_app.errors import ConfigError, StoreError
-from flserve_app.store.names import check_name
 from flserve_app.text import is_plain, plain
 
 MAX_ROUNDS = 1_000_000
@@ -241,7 +240,12 @@ class AppConfig:
         self._check_names()
 
     def _check_names(self) -> None:
+        # Here, because clients compose no job: for them loading the catalog takes longer than a small round.
+        from flserve_app.store.names import check_name
+
         if self.model_name:
+            from flserve_app.store.names import check_name  # with it comes the catalog's SQL, which few need here
+
             try:
                 check_name("model_name", self.model_name)
             except StoreError as error:

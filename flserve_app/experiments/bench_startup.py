@@ -19,11 +19,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from flserve_app.compose.folder import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 from flserve_app.errors import DeliveryError, NotFound, StoreError
 from flserve_app.experiments.command import Lines, called, last_words
 from flserve_app.experiments.console import report_console
 from flserve_app.experiments.superlink import NAME, flower_command, own_superlink
+from flserve_app.places import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
 
 JOB = ("experiment=tutorial", "num_clients=2", "strategy.clients_per_round=2", "num_rounds=3")
 IMPORTS = "import os, flserve_app.experiments.run; os._exit(0)"

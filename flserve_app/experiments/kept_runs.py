@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
+from flserve_app.disk.durable import force
 from flserve_app.errors import StoreError
 from flserve_app.experiments.byte_curve import Curve
 from flserve_app.store import write_file
@@ -65,7 +65,7 @@ class KeptRuns:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, **facts, **asdict(curve)}) + "\n")
                 file.flush()
-                os.fsync(file.fileno())
+                force(file.fileno())
         except OSError as error:
             raise StoreError(f"{self.path} cannot be written: {error}") from error
         self._curves[key] = curve

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Self, final
 
+from flserve_app.disk.regular import open_regular
 from flserve_app.errors import StoreError
-from flserve_app.store.files import open_regular
 from flserve_app.store.mapped import mapped
 
 _BLOCK = 512

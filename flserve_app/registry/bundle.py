@@ -2,14 +2,15 @@
 
 A bundle is a tar (`archive_file`) of `manifest.json` (`contents`) and `blobs/<sha256>`, the payloads in the order
 of the manifest. The same versions of a store make the same bytes. Taking one in checks everything first: every
-blob's SHA-256, every payload, every artifact's digest and size. Then the payloads are made durable, and one
-transaction names them. Numbers stay; what is there already with the same content stays as it is, with other
-content it is a conflict, and nothing is written.
+blob's SHA-256, every payload, every artifact's digest and size; a caller who makes the store for it checks before that.
+Then the payloads are made durable, and one transaction names them. Numbers stay; what is there already with the same
+content stays as it is, with other content it is a conflict, and nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +43,28 @@ class Taken:
     model: str
     added: tuple[int, ...]
     present: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bundle:
+    """An open bundle.
+
+    Attributes:
+        contents: What it contains, by its manifest.
+        reader: Reads it.
+        places: Blob to where it is.
+    """
+
+    contents: Contents
+    reader: MemberReader
+    places: Mapping[str, int]
+
+    def payload(self, edge: Edge) -> memoryview:
+        """Return one of its payloads. Raises CorruptBlob."""
+        data, found = self.reader.view(self.places[edge.blob], edge.nbytes)
+        if found != edge.blob:
+            raise CorruptBlob(f"its content has SHA-256 {found}")
+        return data
 
 
 def export_bundle(registry: Registry, versions: Iterable[Version], path: Path) -> Contents:
@@ -94,6 +117,13 @@ def import_bundle(registry: Registry, path: Path, *, model: str | None = None) -
         Conflict: If a version of that number has other content here.
         FlserveError: If the bundle is damaged or not as the format says; then nothing was written.
     """
+    with opened_bundle(path, model=model) as bundle:
+        return take_in(registry, bundle)
+
+
+@contextmanager
+def opened_bundle(path: Path, *, model: str | None = None) -> Iterator[Bundle]:
+    """Open a bundle, whose manifest is checked; see `import_bundle`. Raises FlserveError."""
     with MemberReader(path) as reader:
         contents = from_json(reader.first(MANIFEST, MAX_MANIFEST_BYTES))
         places = {edge.blob: reader.skip(_name(edge), edge.nbytes) for edge in contents.payloads}
@@ -102,10 +132,38 @@ def import_bundle(registry: Registry, path: Path, *, model: str | None = None) -
             check_name("a model's name", model)
             drafts = {number: replace(draft, model=model) for number, draft in contents.versions.items()}
             contents = replace(contents, model=model, versions=drafts)
-        present = _present(registry, contents)
-        if len(present) < len(contents.versions):
-            _check(reader, contents, places)
-            insist(lambda: _admit(registry, reader, contents, places))
+        yield Bundle(contents=contents, reader=reader, places=places)
+
+
+def check_content(bundle: Bundle) -> None:
+    """Check the content of every payload of a bundle. Raises FlserveError if one is damaged."""
+    for done in derive_all(bundle.contents.payloads, bundle.payload):
+        if done.artifact is None:
+            raise CorruptBlob(f"bundle: payload {done.edge.blob} is damaged: {done.error}") from done.error
+        check_tensor_names(done.artifact)
+        if done.artifact.nbytes != (said := bundle.contents.sizes[done.edge.target]):
+            found = f"{done.artifact.nbytes} bytes, its manifest says {said}"
+            raise CorruptBlob(f"bundle: artifact {done.edge.target} has {found}")
+
+
+def take_in(registry: Registry, bundle: Bundle, *, checked: bool = False) -> Taken:
+    """Take a bundle's versions into a store; see `import_bundle`.
+
+    Args:
+        registry: The store.
+        bundle: An open bundle.
+        checked: Whether its content was checked.
+
+    Raises:
+        Conflict: If a version of the same number has other content.
+        FlserveError: If the bundle is damaged; then nothing was written.
+    """
+    contents = bundle.contents
+    present = _present(registry, contents)
+    if len(present) < len(contents.versions):
+        if not checked:
+            check_content(bundle)
+        insist(lambda: _admit(registry, bundle))
     added = tuple(number for number in contents.versions if number not in present)
     return Taken(model=contents.model, added=added, present=present)
 
@@ -124,6 +182,8 @@ def _contents(registry: Registry, versions: list[Version]) -> Contents:
             raise NotFound(f"{version.model} {version.name} cannot be made from what the store holds")
         for edge in chains[version.digest]:
             payloads.setdefault(edge.target, edge)
+    if rowless := [digest for digest in payloads if digest not in sizes]:
+        raise StoreError(f"catalog: artifact {rowless[0]} has payloads and no row: it was damaged from outside")
     sizes = {digest: sizes[digest] for digest in payloads}
     drafts = {one.number: draft_of(one, one.parent if one.parent in numbers else None) for one in versions}
     return Contents(model=versions[0].model, versions=drafts, payloads=tuple(payloads.values()), sizes=sizes)
@@ -141,29 +201,13 @@ def _present(registry: Registry, contents: Contents) -> tuple[int, ...]:
     return tuple(number for number in contents.versions if number in there and there[number].collected is None)
 
 
-def _check(reader: MemberReader, contents: Contents, places: Mapping[str, int]) -> None:
-    """Check the content of every payload."""
-    for done in derive_all(contents.payloads, lambda edge: _payload(reader, edge, places)):
-        if done.artifact is None:
-            raise CorruptBlob(f"bundle: payload {done.edge.blob} is damaged: {done.error}") from done.error
-        check_tensor_names(done.artifact)
-        if done.artifact.nbytes != contents.sizes[done.edge.target]:
-            found = f"{done.artifact.nbytes} bytes, its manifest says {contents.sizes[done.edge.target]}"
-            raise CorruptBlob(f"bundle: artifact {done.edge.target} has {found}")
-
-
-def _admit(registry: Registry, reader: MemberReader, contents: Contents, places: Mapping[str, int]) -> None:
+def _admit(registry: Registry, bundle: Bundle) -> None:
+    contents = bundle.contents
+    registry.catalog.announce(contents.model)
     for edge in contents.payloads:
         if not registry.catalog.edges_behind(edge.target):
-            registry.blobs.put(_payload(reader, edge, places))
+            registry.blobs.put(bundle.payload(edge))
     registry.catalog.admit(contents.model, contents.versions, contents.payloads, contents.sizes, now=registry.clock())
-
-
-def _payload(reader: MemberReader, edge: Edge, places: Mapping[str, int]) -> memoryview:
-    data, found = reader.view(places[edge.blob], edge.nbytes)
-    if found != edge.blob:
-        raise CorruptBlob(f"its content has SHA-256 {found}")
-    return data
 
 
 def _name(edge: Edge) -> str:

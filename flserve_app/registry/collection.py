@@ -18,7 +18,7 @@ from flserve_app.errors import NotFound, Overtaken
 from flserve_app.registry.garbage import check_removable
 from flserve_app.registry.insist import insist
 from flserve_app.registry.registry import Registry
-from flserve_app.registry.retention import Retention, kept_digests, removal, stranded
+from flserve_app.registry.retention import Retention, beyond, kept_digests, removal, stranded
 from flserve_app.store import Edge, Inventory, Remover, Sweeper, Version
 from flserve_app.store.removal import Removal
 
@@ -33,6 +33,7 @@ class Collection:
     Attributes:
         versions: Those whose content went.
         kept: How many versions have content.
+        spared: Those of them that the rule would let go, each with what keeps it.
         keyframes: How many artifacts were made to stand alone; they may take bytes of their own.
         clients: (model, identity) of the forgotten clients.
         blobs: How many blobs went, payloads and states and those without a name.
@@ -42,6 +43,7 @@ class Collection:
 
     versions: tuple[Version, ...]
     kept: int
+    spared: tuple[tuple[Version, str], ...]
     keyframes: int
     clients: tuple[tuple[str, str], ...]
     blobs: int
@@ -86,11 +88,11 @@ def collect(
         inventory = registry.catalog.inventory()
         needed = stranded(kept_digests(inventory, retention, now), inventory)
         unmade = [Edge(target=digest, base=None, codec="", blob=f"to {digest}", nbytes=0) for digest in needed]
-        return _outcome(registry, inventory, removal(inventory, retention, now, unmade), old)
+        return _outcome(registry, inventory, removal(inventory, retention, now, unmade), old, retention, now)
     before, done = _remove(registry, retention, now)
     registry.archive.forget(done.digests)
     freed = [edge.blob for edge in done.edges] + [before.states[version].blob for version in done.states]
-    outcome = _outcome(registry, before, done, old)
+    outcome = _outcome(registry, before, done, old, retention, now)
     Sweeper(registry.database, registry.blobs).sweep([*freed, *registry.blobs.put_before(old.blobs)])
     registry.blobs.tidy(old.leftovers)
     return outcome
@@ -129,7 +131,9 @@ def _apply(
     return seen[-1], done
 
 
-def _outcome(registry: Registry, inventory: Inventory, done: Removal, old: _Old) -> Collection:
+def _outcome(
+    registry: Registry, inventory: Inventory, done: Removal, old: _Old, retention: Retention, now: datetime
+) -> Collection:
     """Return what a removal comes to; called before the blobs go."""
     versions = tuple(version for version in inventory.versions if version.digest in done.digests)
     named = {edge.blob for edge in inventory.edges} | {state.blob for state in inventory.states.values()}
@@ -140,6 +144,7 @@ def _outcome(registry: Registry, inventory: Inventory, done: Removal, old: _Old)
     return Collection(
         versions=versions,
         kept=sum(not version.collected for version in inventory.versions) - len(versions),
+        spared=beyond(inventory, retention, now, done.digests),
         keyframes=len(done.keyframes),
         clients=done.clients,
         blobs=len(going),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from flserve_app.errors import FlserveError, StoreError
 from flserve_app.registry.derive import derive_all
+from flserve_app.registry.history import made_by
 from flserve_app.registry.registry import Registry
 from flserve_app.store import Edge, Inventory, State
 
@@ -149,16 +150,6 @@ def _explained(inventory: Inventory, failed: Collection[str], roots: Collection[
 
     If not, a way to it was replaced while it was walked, and the one that is there now has to be walked yet.
     """
-    leaving: dict[str | None, list[Edge]] = {}
-    for edge in inventory.edges:
-        if edge.blob not in roots:
-            leaving.setdefault(edge.base, []).append(edge)
-    reached: set[str | None] = {None}
-    queue: list[str | None] = [None]
-    while queue:
-        for edge in leaving.get(queue.pop(), ()):
-            if edge.target not in reached:
-                reached.add(edge.target)
-                queue.append(edge.target)
+    reached = {None, *made_by(edge for edge in inventory.edges if edge.blob not in roots)}
     blocked = (edge.base not in reached for edge in inventory.edges if edge.blob in failed and edge.blob not in roots)
     return reached.isdisjoint(wanted) and all(blocked)

@@ -42,6 +42,20 @@ def cheapest_chains(targets: Iterable[str], edges: Iterable[Edge]) -> dict[str, 
     return {target: _trace(target, reached) for target in targets if target in reached}
 
 
+def made_by(edges: Iterable[Edge]) -> frozenset[str]:
+    """Return the artifacts that can be made from nothing."""
+    leaving: dict[str | None, list[str]] = {}
+    for edge in edges:
+        leaving.setdefault(edge.base, []).append(edge.target)
+    made: set[str] = set()
+    queue: list[str | None] = [None]
+    while queue:
+        new = [target for target in dict.fromkeys(leaving.pop(queue.pop(), ())) if target not in made]
+        made.update(new)
+        queue += new
+    return frozenset(made)
+
+
 def keyframe_is_due(chain_to_parent: Collection[Edge], keyframe_every: int) -> bool:
     """Whether the next artifact shall stand alone, so that no chain is longer than `keyframe_every` payloads."""
     return len(chain_to_parent) >= keyframe_every

@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from flserve_app.disk.regular import open_regular
 from flserve_app.errors import NotFound, StoreError
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.dir_blobs import DirBlobs
-from flserve_app.store.files import TEMPORARY, open_regular
+from flserve_app.store.files import TEMPORARY
 from flserve_app.store.intact import catalog_loss, check_kinds
 
 FORMAT = 1
 FORMAT_FILE = "FORMAT"
 CATALOG_FILE = "catalog.sqlite"
 BLOBS_FOLDER = "blobs"
+STORE_FOLDER = "store"  # of a run, in its folder
 _FORMAT_LINE = re.compile(rb"flserve-store ([0-9]{1,9})\n")
 
 
@@ -46,6 +48,11 @@ def is_store(path: Path) -> bool:
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot look at {path}: {getattr(error, 'strerror', None) or error}") from error
     return True
+
+
+def store_at(path: Path) -> Path:
+    """Return the store that a path means: itself, or the one inside if it is a run's folder. Raises StoreError."""
+    return path / STORE_FOLDER if not is_store(path) and is_store(path / STORE_FOLDER) else path
 
 
 def is_own(path: Path) -> bool:

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import final
 
 from flserve_app.errors import StoreError
+from flserve_app.processes import this_process
 from flserve_app.store import Database, Lease, Leases
-from flserve_app.store.processes import this_process
 
 HEARD_SECONDS = 10.0
 # What any registry of this process holds: such a lease is alive, whatever a clock says.
@@ -40,6 +40,11 @@ class LeaseKeeper:
     def check_free(self, model: str) -> None:
         """Refuse a model that another run holds now. Raises Conflict."""
         self._leases.check_free(model, mine=_mine, now=self._clock())
+
+    def check_unused(self) -> None:
+        """Refuse a store in which a run holds any model now. Raises Conflict."""
+        for model in self._leases.models():
+            self.check_free(model)
 
     @contextmanager
     def hold(self, model: str, run: str | None = None) -> Iterator[None]:
@@ -70,7 +75,8 @@ class LeaseKeeper:
             ended.set()
             _mine.discard(lease.token)
             self._held.pop(model, None)
-            teller.join()
+            if teller.is_alive():  # it may not have been started
+                teller.join()
             # Where the store cannot be written any more the lease is free once the process ends, or is not heard of.
             with suppress(StoreError):
                 self._leases.give_back(lease)

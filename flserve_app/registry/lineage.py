@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from flserve_app.codec import inspect
 from flserve_app.store import Edge
 
 
@@ -42,6 +43,18 @@ class Ancestor:
 
     payload: Found
     parent: int | None
+
+
+def read_header(blob: str, data: memoryview, written: datetime) -> Found:
+    """Return what a payload says of itself. Raises CodecError if it is none."""
+    said = inspect(data)
+    names = [tensor.name for tensor in said.tensors]
+    return Found(
+        edge=Edge(target=said.target, base=said.base, codec=said.codec, blob=blob, nbytes=len(data)),
+        nbytes=said.declared_bytes,
+        names=tuple(name for name in names if name is not None) if None not in names else None,
+        written=written,
+    )
 
 
 def lines(found: Iterable[Found], known: frozenset[str] = frozenset()) -> tuple[tuple[Ancestor, ...], ...]:

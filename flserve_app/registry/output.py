@@ -4,7 +4,8 @@ Rules:
 - A file is there completely or not at all, and keeps the mode and owner that it had. A link stays; what it leads to
   is written.
 - `-`, a character device, a FIFO and an open descriptor (`/dev/stdout`, `/dev/fd/3`) are written into, never
-  replaced. A FIFO that nobody reads from is an error after some seconds.
+  replaced. A FIFO that nobody reads from is an error after some seconds. What was written there is out: who was
+  overtaken meanwhile gets an error that nobody takes for a reason to begin again.
 - A disk, a socket and the files of a store are refused.
 """
 
@@ -21,9 +22,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from flserve_app.errors import StoreError
+from flserve_app.disk.regular import kind_of
+from flserve_app.errors import NotFound, StoreError
 from flserve_app.registry.layout import is_own, is_store
-from flserve_app.store.files import kind_of, new_file
+from flserve_app.store.files import new_file
 
 STDOUT = Path("-")
 READER_SECONDS = 5.0  # that a FIFO's reader may come later than its writer
@@ -59,13 +61,22 @@ def is_stdout(path: Path) -> bool:
 
 def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
     if path == STDOUT:
-        return _standard_output()
+        return _once(_standard_output())
     if (descriptor := _descriptor(path)) is not None:
-        return os.fdopen(os.dup(descriptor), "wb")
+        return _once(os.fdopen(os.dup(descriptor), "wb"))
     status = _status(path)
     if status is None or stat.S_ISREG(status.st_mode):
         return _whole(path, status)
-    return os.fdopen(_open_stream(path, status.st_mode), "wb")
+    return _once(os.fdopen(_open_stream(path, status.st_mode), "wb"))
+
+
+@contextmanager
+def _once(stream: AbstractContextManager[BinaryIO]) -> Iterator[BinaryIO]:
+    try:
+        with stream as file:
+            yield file
+    except NotFound as error:
+        raise StoreError(f"{error}: what was written until then is no whole, do it again") from error
 
 
 @contextmanager

@@ -19,15 +19,15 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from flserve_app.codec import inspect
+from flserve_app.disk.durable import force_folder
 from flserve_app.errors import CodecError, StoreError
 from flserve_app.registry.clock import utc_now
 from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing
 from flserve_app.registry.layout import BLOBS_FOLDER, CATALOG_FILE, check_format, lost_catalog
-from flserve_app.registry.lineage import Ancestor, Found, lines
+from flserve_app.registry.lineage import Ancestor, Found, lines, read_header
 from flserve_app.registry.registry import Registry
-from flserve_app.store import Database, DirBlobs, Draft, Edge
-from flserve_app.store.files import TEMPORARY, sync_folder
+from flserve_app.store import Database, DirBlobs, Draft
+from flserve_app.store.files import TEMPORARY
 from flserve_app.store.intact import BESIDE
 from flserve_app.store.labels import follow_latest
 from flserve_app.store.names import ensure_model, next_number
@@ -88,6 +88,7 @@ def recover(path: Path) -> Recovered:
     """
     folder = path.absolute()
     check_format(folder)
+    _check_unused(folder)
     others: list[str] = []
     damaged: list[str] = []
     found = list(_payloads(folder / BLOBS_FOLDER, others, damaged))
@@ -115,6 +116,16 @@ def recover(path: Path) -> Recovered:
     )
 
 
+def _check_unused(folder: Path) -> None:
+    """Refuse a store that a run publishes to: what it publishes would go with the catalog. Raises Conflict."""
+    try:
+        registry = Registry.open(folder, create=False)
+    except StoreError:
+        return  # a catalog that cannot be read holds nobody's lease
+    with registry:
+        registry.leases.check_unused()
+
+
 def _payloads(folder: Path, others: list[str], damaged: list[str]) -> Iterator[Found]:
     blobs = DirBlobs(folder)
     for blob in sorted(blobs):
@@ -124,17 +135,9 @@ def _payloads(folder: Path, others: list[str], damaged: list[str]) -> Iterator[F
             damaged.append(blob)
             continue
         try:
-            said = inspect(data)
+            yield read_header(blob, data, _written(folder / blob[:2] / blob))
         except CodecError:
             others.append(blob)
-            continue
-        names = [tensor.name for tensor in said.tensors]
-        yield Found(
-            edge=Edge(target=said.target, base=said.base, codec=said.codec, blob=blob, nbytes=len(data)),
-            nbytes=said.declared_bytes,
-            names=tuple(name for name in names if name is not None) if None not in names else None,
-            written=_written(folder / blob[:2] / blob),
-        )
 
 
 def _written(path: Path) -> datetime:
@@ -193,7 +196,7 @@ def _put_in_place(new: Path, place: Path) -> Path | None:
     # First the files beside it: a log without its database harms nobody, and a new database must not find it.
     moved = [ending for ending in (*BESIDE, "") if _moved(place, kept, ending)]
     os.replace(new, place)
-    sync_folder(place.parent)
+    force_folder(place.parent)
     return kept if moved else None
 
 

@@ -183,12 +183,7 @@ class Registry:
         return version
 
     def save_state(self, model: str, number: int, data: bytes, kind: str) -> None:
-        """Set the state of one of the last versions of a model, replacing the one it has.
-
-        Raises:
-            NotFound: If the version is not there.
-            StoreError: If it is too old to have one, or the store cannot keep it.
-        """
+        """Set the state of one of a model's last versions, replacing what it has. Raises NotFound, StoreError."""
         insist(lambda: self._memory.save(model, number, data, kind))
 
     def load_state(self, model: str, number: int) -> tuple[str, bytes] | None:
@@ -207,14 +202,18 @@ class Registry:
         """Add metrics to a version, replacing those of the same name unless they are to be kept. Raises NotFound."""
         return self.catalog.add_metrics(model, number, metrics, keep=keep, lease=self.leases.token(model))
 
-    def load(self, version: str | Version) -> Artifact:
-        """Return the artifact of a version, or of a whole digest, verified.
+    def load(self, version: str | Version, ref: str | None = None) -> Artifact:
+        """Return the artifact of a version, of a whole digest, or of `load(model, "latest")`, any name; verified.
 
         Raises:
             NotFound: If the store does not hold it, or not any more.
             CorruptBlob: If what the store holds is damaged.
             CodecError: If a payload cannot be decoded.
         """
+        if isinstance(version, str) and ref is not None:
+            from flserve_app.registry.named import load_named  # it works on this class
+
+            return load_named(self, version, ref)[0][1]
         digest = version.digest if isinstance(version, Version) else check_digest(version)
         try:
             return self.archive.load(digest)
@@ -289,6 +288,8 @@ class Registry:
     def _publish(self, draft: Draft, artifact: Artifact, data: bytes | None, kind: str, delta: bytes | None) -> Version:
         parent = None if draft.parent is None else self.catalog.version(draft.model, draft.parent)
         base = None if parent is None or parent.collected else parent.digest
+        if parent is None:
+            self.catalog.announce(draft.model)
         edges = self.archive.keep(artifact, base, delta)
         with self._memory.kept(draft.model, data, kind) as state:
             lease = self.leases.token(draft.model)

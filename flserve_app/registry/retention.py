@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from flserve_app.errors import StoreError
 from flserve_app.registry.history import cheapest_chain
@@ -71,7 +71,7 @@ def kept_digests(
 
 def forgotten_clients(inventory: Inventory, retention: Retention, now: datetime) -> tuple[tuple[str, str], ...]:
     """Return model and identity of the clients unseen for too long."""
-    before = now - retention.forget_clients
+    before = _earlier(now, retention.forget_clients)
     return tuple(
         (model, holder.identity)
         for model, holder in inventory.holders
@@ -121,15 +121,50 @@ def removal(inventory: Inventory, retention: Retention, now: datetime, keyframes
     )
 
 
+def beyond(
+    inventory: Inventory, retention: Retention, now: datetime, gone: Collection[str]
+) -> tuple[tuple[Version, str], ...]:
+    """Return the versions that the rule lets go and that have their content all the same, each with the reason."""
+    spared = {version.serial for version in _spared(inventory, retention, now)}
+    named: dict[tuple[str, int], list[str]] = {}
+    for (model, label), number in inventory.labels.items():
+        named.setdefault((model, number), []).append(label)
+    held = {(model, holder.digest) for model, holder in inventory.holders}
+    found = []
+    for version in inventory.versions:
+        key = version.model, version.number
+        if version.serial in spared or version.collected or version.digest in gone:
+            continue
+        if key in named:
+            reason = f"the label {', '.join(sorted(named[key]))} stands there"
+        elif retention.keep_labelled and key in inventory.former:
+            reason = "a label stood there"
+        elif (version.model, version.digest) in held:
+            reason = "a client holds it"
+        else:
+            reason = "another version has the same content, or needs it"
+        found.append((version, reason))
+    return tuple(found)
+
+
 def _spared(inventory: Inventory, retention: Retention, now: datetime) -> Iterator[Version]:
     """Yield the versions that the rule itself spares."""
     newer: dict[str, int] = {}
+    before = None if retention.older_than is None else _earlier(now, retention.older_than)
     for version in reversed(inventory.versions):
         rank = newer[version.model] = newer.get(version.model, -1) + 1
         beyond = retention.keep is None or rank >= retention.keep
-        old = retention.older_than is None or version.created < now - retention.older_than
+        old = before is None or version.created < before
         if not (beyond and old) or (retention.keep is None and retention.older_than is None):
             yield version
+
+
+def _earlier(now: datetime, time: timedelta) -> datetime:
+    """Return when it was so long ago; nothing is older than the first year."""
+    try:
+        return now - time
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _held(

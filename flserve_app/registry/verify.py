@@ -4,11 +4,12 @@ Every artifact is made once from its payloads and measured by its digest, a few 
 A version is good if its content can be made, collected if it was let go, and lost otherwise. A payload that is
 damaged or gone though its artifact can be made another way costs nothing but itself: it can be put back. Orphans,
 blobs that nothing names, are no damage: a crash or a publisher at work leaves them. Nor is what a writer removes or
-replaces during the check (`examine`).
+replaces during the check (`examine`). A payload that a version needs is no orphan: a repair names it again (`unnamed`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,8 +17,9 @@ from typing import Literal
 from flserve_app.codec import CODECS, encode_composed, encode_parts
 from flserve_app.errors import FlserveError, NotFound
 from flserve_app.registry.examine import Examined, examine
-from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing
+from flserve_app.registry.garbage import NAMES_NOTHING, names_nothing, shared
 from flserve_app.registry.registry import Registry
+from flserve_app.registry.unnamed import misjudged, name_again, unnamed
 from flserve_app.store import Edge, Inventory, Version
 
 Condition = Literal["good", "collected", "lost"]
@@ -66,6 +68,7 @@ class Report:
         payloads: How many payloads were read.
         nbytes: Their bytes.
         orphans: Digests of blobs that nothing names.
+        named: How many payloads were named again.
     """
 
     findings: tuple[Finding, ...]
@@ -74,6 +77,7 @@ class Report:
     payloads: int
     nbytes: int
     orphans: tuple[str, ...]
+    named: int = 0
 
     @property
     def clean(self) -> bool:
@@ -88,17 +92,19 @@ def verify(registry: Registry, *, model: str | None = None, repair: bool = False
     Args:
         registry: The store; others may go on using it.
         model: Check the versions of this model only, and the payloads behind them.
-        repair: Put back payloads whose artifact can be made another way.
+        repair: Name payloads again that versions need, and put back those whose artifact can be made another way.
 
     Raises:
-        StoreError: If the catalog cannot be read.
+        StoreError: If the catalog cannot be read, or is to be repaired and cannot be written.
     """
     report, inventory = _check(registry, model)
     if not repair:
         return report
+    if named := 0 if report.clean else name_again(registry, (one.blob for one in report.damage)):
+        report, inventory = _check(registry, model)
     edges = {edge.blob: edge for edge in inventory.edges}
     damage = tuple(replace(one, repaired=one.spare and _put_back(registry, edges[one.blob])) for one in report.damage)
-    return replace(report, damage=damage)
+    return replace(report, damage=damage, named=named)
 
 
 def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
@@ -113,7 +119,12 @@ def _check(registry: Registry, model: str | None) -> tuple[Report, Inventory]:
     report = Report(
         findings=tuple(_finding(version, found.sizes, inventory.edges, found.failed) for version in chosen),
         damage=(*_damage(registry, inventory.edges, found.failed, found.sizes), *_state_damage(found)),
-        problems=(*registry.database.check(), *found.told, *_problems(inventory, chosen, model, emptied)),
+        problems=(
+            *registry.database.check(),
+            *found.told,
+            *_problems(inventory, chosen, model, emptied),
+            *_row_problems(registry, found),
+        ),
         payloads=len(found.edges),
         nbytes=sum(edge.nbytes for edge in found.edges),
         orphans=tuple(sorted(blob for blob in blobs - named if registry.blobs.has(blob))),
@@ -191,6 +202,18 @@ def _problems(inventory: Inventory, chosen: Iterable[Version], model: str | None
         parent = version.parent
         if parent is not None and ((version.model, parent) not in numbers or parent >= version.number):
             yield f"{version.model} {version.name} has the parent v{parent}, which is no earlier version"
+
+
+def _row_problems(registry: Registry, found: Examined) -> Iterator[str]:
+    """Yield what rows of payloads and states say that their blobs do not."""
+    inventory = found.inventory
+    damaged = {*found.failed, *(inventory.states[place].blob for place in found.states)}
+    count = Counter(edge.blob for edge in inventory.edges)
+    yield from (f"payload {blob[:12]} has {times} rows" for blob, times in count.items() if times > 1)
+    yield from shared(inventory)
+    yield from (told for blob, told in misjudged(registry, inventory) if blob not in damaged)
+    if lost := unnamed(registry, inventory).payloads:
+        yield f"versions are lost that payloads without a row, or with a wrong one, lead to: {len(lost)} (--repair)"
 
 
 def _put_back(registry: Registry, edge: Edge) -> bool:

@@ -24,6 +24,7 @@ MAX_METRICS = 1024  # of one version
 MAX_SERVING_BYTES = 4 << 20  # of JSON
 MAX_DEPTH = 32  # of JSON
 MAX_TEXT = 1000  # characters of a text in it
+_JOINERS = {0x200C: None, 0x200D: None}
 MOST_OF_A_TENSOR = 1000  # characters of its name
 _MAX_INTEGER = 1 << 63
 _CODEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -109,8 +110,10 @@ def read_serving(value: object) -> Serving:
     _check_text("a model's id", serving.model_id)
     _check_json((serving.arguments, serving.inputs, serving.outputs, serving.preprocessing), 0)
     for name in serving.classes:
-        if len(name) > 1 or "\ud800" <= name <= "\udfff":
-            _check_text("a class", name)
+        # Joiners are spelling, as in Persian and in emoji, and a token may begin with a space.
+        bare = name.translate(_JOINERS).strip(" ")
+        if len(bare) > 1 or "\ud800" <= bare <= "\udfff":
+            _check_text("a class", bare)
     size = len(json.dumps(value, separators=(",", ":")))
     if size > MAX_SERVING_BYTES:
         raise StoreError(f"what serving takes has {size} bytes of JSON, at most {MAX_SERVING_BYTES} are allowed")

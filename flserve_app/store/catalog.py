@@ -25,7 +25,7 @@ from flserve_app.store.labels import follow_latest
 from flserve_app.store.leases import check_held
 from flserve_app.store.lookup import History, of_model
 from flserve_app.store.names import ensure_model, next_number
-from flserve_app.store.schema import artifacts, edges, runs, versions
+from flserve_app.store.schema import artifacts, edges, models, runs, versions
 from flserve_app.store.states import forget_old_states, put_state
 from flserve_app.store.version import Draft, Edge, State, Version
 
@@ -118,6 +118,22 @@ class Catalog:
             connection.execute(update(versions).where(versions.c.serial == version.serial).values(metrics=text))
             return _version(connection, model, number)
 
+    def announce(self, model: str) -> None:
+        """Note the name of a model of which a first payload is about to be put. Raises StoreError."""
+        with self._database.read() as connection:
+            known = connection.execute(select(models.c.id).where(models.c.name == model)).first()
+        if known is None:
+            with self._database.write() as connection:
+                ensure_model(connection, model)
+
+    def emptied(self) -> bool:
+        """Whether no version is named, though some were, or no model that blobs could be of was announced."""
+        with self._database.read() as connection:
+            if connection.execute(select(versions.c.serial).limit(1)).first() is not None:
+                return False
+            numbers = connection.execute(select(models.c.next_number)).scalars().all()
+        return not numbers or any(number != 0 for number in numbers)
+
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that have a version, sorted."""
         with self._database.read() as connection:
@@ -127,6 +143,13 @@ class Catalog:
         """Return the versions that names stand for at one moment; see `lookup`. Raises NotFound."""
         with self._database.read() as connection:
             return lookup.resolve(connection, model, refs)
+
+    def labelled(self, model: str, ref: str) -> tuple[Version, tuple[str, ...]]:
+        """Return the version that a name stands for, and the labels that stand at it then. Raises NotFound."""
+        with self._database.read() as connection:
+            (found,) = lookup.resolve(connection, model, (ref,))
+            labels = lookup.labels_of(connection, model)
+        return found, tuple(label for label, number in labels.items() if number == found.number)
 
     def between(self, model: str, first: str, last: str) -> tuple[Version, ...]:
         """Return the versions from one name to another, by number. Raises NotFound."""

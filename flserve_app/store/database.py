@@ -66,6 +66,12 @@ class Database:
             self.close()
             raise
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the database's file; None if it is in memory."""
+        name = self._engine.url.database
+        return Path(name).absolute().parent if name and name != ":memory:" else None
+
     @classmethod
     def at(cls, path: Path) -> Self:
         """Open the SQLite database in a file, which is made if it is not there.

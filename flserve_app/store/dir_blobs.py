@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, TypeVar, final
 
+from flserve_app.disk.durable import force_folder
+from flserve_app.disk.regular import open_regular
 from flserve_app.errors import CorruptBlob, NotFound, StoreError
 from flserve_app.store.blobs import DEFAULT_MAX_BYTES, NewBlob, check_digest, check_size, is_digest
 from flserve_app.store.files import (
@@ -25,9 +27,7 @@ from flserve_app.store.files import (
     NewFile,
     make_folder,
     new_file,
-    open_regular,
     remove_file,
-    sync_folder,
     write_file,
 )
 from flserve_app.store.mapped import mapped
@@ -214,6 +214,6 @@ def _is_older(path: Path, time: datetime) -> bool:
 
 def _sync_names(folder: Path) -> None:
     try:
-        sync_folder(folder)
+        force_folder(folder)
     except OSError as error:
         raise StoreError(f"cannot sync {folder}: {error.strerror}") from error

@@ -3,34 +3,22 @@
 A file is written under a temporary name in the file system it belongs to, synced, renamed over its name, and the
 folder is synced: after a crash at any point the name stands for the old content or for the new one. Its name may
 be settled when all is written. What a crash leaves behind is a file whose name starts with `TEMPORARY`; readers
-skip those. What is read is a regular file: a link, FIFO or device in its place is an error, and never waited for.
-Where a file system cannot sync folders, it orders names itself. POSIX only.
+skip those. POSIX only.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, final
 
+from flserve_app.disk.durable import force, force_folder
 from flserve_app.errors import StoreError
 
 TEMPORARY = ".tmp-"
-# What fsync of a folder answers where there is no such thing: CIFS, VirtualBox, some FUSE.
-_UNSYNCED = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY, errno.EISDIR})
-_KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
@@ -78,9 +66,9 @@ class NewFile:
     def name(self, path: Path) -> None:
         """Put it in its place, durably, instead of what stands there. Raises OSError."""
         self.file.flush()
-        os.fsync(self.file.fileno())
+        force(self.file.fileno())
         os.replace(self._temporary, path)
-        sync_folder(path.parent)
+        force_folder(path.parent)
 
 
 @contextmanager
@@ -116,7 +104,7 @@ def make_folder(path: Path) -> None:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
+            force_folder(folder.parent)
         if not path.is_dir():
             raise StoreError(f"cannot make the folder {path}: a file stands there")
     except OSError as error:
@@ -133,47 +121,3 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot remove {path}: {error.strerror}") from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, as far as its file system can. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _UNSYNCED:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
-    """Open a file for reading.
-
-    Args:
-        path: Where; what stands there has to be a regular file.
-        follow: Whether a link to one will do.
-
-    Raises:
-        OSError: If the system cannot, or something else stands there.
-    """
-    _check_regular(path, os.stat(path, follow_symlinks=follow).st_mode)
-    # Should another thing stand there by now, opening it must not wait.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags)
-    try:
-        _check_regular(path, os.fstat(descriptor).st_mode)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def kind_of(mode: int) -> str:
-    """Return what kind of thing a mode is of, as people say it."""
-    return _KINDS.get(stat.S_IFMT(mode), "a file")
-
-
-def _check_regular(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, expected a file", str(path))

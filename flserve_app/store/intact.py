@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from flserve_app.disk.regular import kind_of
 from flserve_app.errors import StoreError
-from flserve_app.store.files import kind_of
 from flserve_app.store.schema import HEAD, metadata
 
 BESIDE = ("-wal", "-shm", "-journal")  # the files that SQLite keeps beside its own
@@ -73,10 +73,10 @@ def _loss(database: sqlite3.Connection, begun: bool, size: int) -> str | None:
         return ("is empty" if size == 0 else "has no tables") if begun else None
     if "alembic_version" not in tables:
         return "names no revision" if begun or tables.keys() & metadata.tables.keys() else "is of something else"
-    found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-    revision = None if found is None else found[0]
-    if revision is None:
-        return "names no revision"
+    found = database.execute("SELECT version_num FROM alembic_version LIMIT 2").fetchall()
+    if len(found) != 1 or found[0][0] is None:
+        return "names several revisions" if len(found) > 1 else "names no revision"
+    revision = found[0][0]
     if revision == HEAD:
         wanted = {name: [column.name for column in table.columns] for name, table in metadata.tables.items()}
     else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from flserve_app.errors import StoreError
 from flserve_app.store import rows
@@ -73,6 +73,7 @@ def take_inventory(connection: Connection, told: list[str] | None = None) -> Inv
     )
     if told is None:
         _check_references(inventory)
+        _check_whole(connection, inventory)
     return inventory
 
 
@@ -92,6 +93,16 @@ def _with_model(value: Callable[[Row[Any]], Value]) -> Callable[[Row[Any]], tupl
 
 def _numbered(row: Row[Any]) -> tuple[int, State]:
     return row.number, rows.state(row)
+
+
+def _check_whole(connection: Connection, inventory: Inventory) -> None:
+    """Check that each version has its model and artifact, without which it is not seen. Raises StoreError."""
+    lacking = connection.execute(select(func.count()).select_from(versions)).scalar_one() - len(inventory.versions)
+    if lacking:
+        raise StoreError(
+            f"catalog: {lacking} version{'' if lacking == 1 else 's'} of a model or an artifact that is not there: "
+            "it was damaged from outside"
+        )
 
 
 def _check_references(inventory: Inventory) -> None:

@@ -19,10 +19,10 @@ from typing import Any, final
 from sqlalchemy import Connection, delete, insert, select, update
 
 from flserve_app.errors import Conflict
+from flserve_app.processes import Process, is_there, this_process
 from flserve_app.store import rows
 from flserve_app.store.database import Database
 from flserve_app.store.names import ensure_model
-from flserve_app.store.processes import Process, is_there, this_process
 from flserve_app.store.schema import leases, models, runs
 
 SILENT_SECONDS = 60.0
@@ -98,6 +98,12 @@ class Leases:
         """Give a lease back; one that was taken over is left to its new holder."""
         with self._database.write() as connection:
             connection.execute(delete(leases).where(leases.c.token == lease.token))
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models that have a lease."""
+        with self._database.read() as connection:
+            query = select(models.c.name).join(leases, leases.c.model_id == models.c.id)
+            return tuple(connection.execute(query).scalars())
 
     def check_free(self, model: str, *, mine: Collection[str], now: datetime) -> None:
         """Refuse a model that another run holds now; the model need not be there. Raises Conflict."""

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from flserve_app.errors import NotFound
 from flserve_app.store import rows
+from flserve_app.store.bounds import MAX_NUMBER
 from flserve_app.store.schema import labels, models, versions
 from flserve_app.store.version import Version
 
@@ -60,7 +61,8 @@ def models_of(connection: Connection) -> tuple[str, ...]:
 
 def history(connection: Connection, model: str, limit: int | None) -> History:
     """Return the newest versions of a model, at most `limit`."""
-    newest = connection.execute(of_model(model).order_by(versions.c.number.desc()).limit(limit)).all()
+    most = None if limit is None else min(limit, MAX_NUMBER + 1)  # a database counts no further than 64 bits
+    newest = connection.execute(of_model(model).order_by(versions.c.number.desc()).limit(most)).all()
     return History(
         versions=tuple(rows.version(row) for row in reversed(newest)),
         labels=labels_of(connection, model),

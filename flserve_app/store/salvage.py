@@ -85,6 +85,19 @@ def add_payloads(connection: Connection, edges: Iterable[Edge], sizes: Mapping[s
     return added
 
 
+def rename_payloads(connection: Connection, sizes: Mapping[Edge, int]) -> None:
+    """Replace the rows of payloads by what these say of themselves.
+
+    Args:
+        connection: In a write transaction.
+        sizes: Payload to bytes of the artifact that it makes.
+    """
+    forget = text("DELETE FROM edges WHERE blob = :blob")
+    for edge in sizes:
+        connection.execute(forget, {"blob": edge.blob})
+    add_payloads(connection, sizes, {edge.target: nbytes for edge, nbytes in sizes.items()})
+
+
 def mend(connection: Connection) -> None:
     """Make rows hold together again, in the transaction that salvaged them."""
     for statement in _MEND:

@@ -50,12 +50,23 @@ class Turns:
                 self._taken = True
                 return
             self._waiting.append(mine)
-        if mine.wait(self._seconds):
-            return
+        try:
+            if mine.wait(self._seconds):
+                return
+        except BaseException:  # a signal: whoever goes must not be handed a turn that nobody would pass on
+            if not self._withdrawn(mine):
+                self._pass_on()
+            raise
+        if self._withdrawn(mine):
+            raise StoreError(f"other threads of this process wrote, or waited to, for {self._seconds:g} s")
+
+    def _withdrawn(self, mine: threading.Event) -> bool:
+        """Leave the queue; returns False if the turn was handed over already."""
         with self._guard:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-                raise StoreError(f"other threads of this process wrote, or waited to, for {self._seconds:g} s")
+            if mine not in self._waiting:
+                return False
+            self._waiting.remove(mine)
+            return True
 
     def _pass_on(self) -> None:
         with self._guard:

@@ -1,8 +1,9 @@
 """Aggregates that cannot be made: the round is skipped, and two in a row end the run.
 
 What a strategy makes of numbers that strangers sent may fail in any way. Rules:
-- A failure leaves the strategy as it was before: the next round starts from the same version and memory.
-- It is logged with its reason, which stands in the round's row as well.
+- A failure leaves the strategy's attributes as they were: the next round starts from the same version and memory.
+- It is logged with its reason, which stands in the round's row as well; where the strategy has methods of its own,
+  with the traceback, as the fault may be theirs.
 - Where the next round fails too, it will not be the last: the run ends with that reason.
 """
 
@@ -22,10 +23,14 @@ from flserve_app.text import plain
 
 
 @contextmanager
-def undone_if_it_fails(strategy: Strategy) -> Iterator[None]:
+def undone_if_it_fails(strategy: Strategy, *, traced: bool = False) -> Iterator[None]:
     """Give a strategy, and what it wraps, its attributes back if the block raises.
 
     Flower's strategies put another object into an attribute, never something else into the object.
+
+    Args:
+        strategy: The strategy.
+        traced: Whether to log the traceback.
 
     Raises:
         AggregateError: In place of whatever the block raised.
@@ -34,6 +39,8 @@ def undone_if_it_fails(strategy: Strategy) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if traced:
+            log(WARNING, "flserve: %s could not aggregate", type(strategy).__name__, exc_info=True)
         for each, attributes in before:
             vars(each).clear()
             vars(each).update(attributes)

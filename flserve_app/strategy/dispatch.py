@@ -159,7 +159,8 @@ class Dispatch:
             feedback=self._rounds.feedback.to_json(),
             settled=self._settlements.untold(parcel.identity),
             owed=self._late.owes(parcel.node_id, self._roster.server_round),
-            afresh=not any(map(self._publisher.leads_to_current, claimed)),
+            # Who says nothing lost its version, and what it carries goes by the history's name.
+            afresh=bool(claimed) and not any(map(self._publisher.leads_to_current, claimed)),
         )
 
 

@@ -3,19 +3,20 @@
 Flower's `send_and_receive` returns when the last reply is there, and looks for them every 3 s on a SuperLink.
 Here replies are handed out one by one, so that the first are decoded while other clients still train, and are
 looked for more often: soon after one came, less and less often while none does. A Grid that is not Flower's
-own is asked the way Flower asks it.
+own is asked the way Flower asks it. A reply that cannot be taken comes as an error (`pulls`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import final
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from flserve_app.strategy.ledger import Ledger
+from flserve_app.strategy.pulls import Pulls
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 1.0
@@ -28,11 +29,15 @@ class Exchange:
     Args:
         grid: The Grid that carries the messages.
         ledger: Where seconds are counted.
+
+    Attributes:
+        pulls: Takes replies from the Grid.
     """
 
     def __init__(self, grid: Grid, ledger: Ledger) -> None:
         self._grid = grid
         self._ledger = ledger
+        self.pulls = Pulls(grid)
 
     def replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         """Send messages and yield the replies that come within `timeout` seconds (None: all), as they come."""
@@ -43,11 +48,14 @@ class Exchange:
             yield from found
             return
         deadline = None if timeout is None else time.monotonic() + timeout
-        waiting = {name for name in self._grid.push_messages(messages) if name}
+        # A Grid names what it could send in the order of the messages, and leaves gaps.
+        named = zip(self._grid.push_messages(messages), messages, strict=False)
+        waiting = {name: message.metadata.dst_node_id for name, message in named if name}
         pause = FIRST_PAUSE
         while waiting:
             found = self._pull(waiting)
-            waiting -= {reply.metadata.reply_to_message_id for reply in found}
+            for reply in found:
+                waiting.pop(reply.metadata.reply_to_message_id, None)
             yield from found
             # What is there already is taken before the time is looked at: decoding takes time too.
             if found:
@@ -58,9 +66,9 @@ class Exchange:
                 self._sleep(pause, deadline)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _pull(self, waiting: set[str]) -> list[Message]:
+    def _pull(self, waiting: Mapping[str, int]) -> list[Message]:
         started = time.perf_counter()
-        found = list(self._grid.pull_messages(waiting))
+        found = self.pulls.pull(waiting)
         self._ledger.spent("wait", time.perf_counter() - started)
         return found
 

@@ -1,6 +1,6 @@
 """What tells one history of a model from another of the same name, in another store: clients keep them apart by it.
 
-The name is made of when, by which run and as what the history began. A run that is resumed has the same, and so has
+The name is made of when and as what the history began. A run that is resumed has the same, and so has
 one that goes on from an imported history; other stores have others. Before the first version is published it is one
 that nobody knows, as nobody can hold anything of that history.
 """
@@ -34,6 +34,6 @@ class Federation:
         """64 hex digits."""
         if not self._name and self._registry.exists(self._model):
             first = self._registry.versions(self._model)[0]
-            facts = [self._model, first.number, first.digest, first.run, first.created.isoformat()]
+            facts = [self._model, first.number, first.digest, first.created.isoformat()]
             self._name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         return self._name or secrets.token_hex(32)

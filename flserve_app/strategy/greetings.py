@@ -1,7 +1,8 @@
 """Greetings on their way: sent at once, answered whenever it may be.
 
 Nobody has to wait for an answer: what is there is taken. A Grid is asked by message ids, as every Grid can be, so
-that an answer that comes rounds later is still that node's.
+that an answer that comes rounds later is still that node's. A node whose answer was lost (`pulls`) is greeted once more
+at once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from flwr.serverapp import Grid
 
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
+from flserve_app.strategy.pulls import Pulls, is_lost
 
 NO_MESSAGES: Mapping[int, Message] = MappingProxyType({})
+MOST_AT_ONCE = 2  # greetings of a node that are sent for answers that were lost
 LONGEST_GAP = 16  # rounds between two greetings of a node that answers none
 
 
@@ -32,9 +35,10 @@ class Greetings:
 
     def __init__(self, grid: Grid, ledger: Ledger, hello: Callable[[int, Message | None], Message]) -> None:
         self._grid = grid
+        self._pulls = Pulls(grid)
         self._ledger = ledger
         self._hello = hello
-        self._open: dict[str, tuple[int, int, str]] = {}
+        self._open: dict[str, tuple[int, int, Message]] = {}
         self._sent: dict[int, tuple[int, int]] = {}
 
     def due(self, node_id: int, server_round: int) -> bool:
@@ -56,18 +60,25 @@ class Greetings:
             self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
             self._sent[node_id] = (server_round, self.times(node_id) + 1)
         # A Grid names what it could send in the order of the messages, and leaves gaps.
-        kinds = [hello.metadata.message_type for hello in hellos]
-        for node_id, kind, name in zip(node_ids, kinds, self._grid.push_messages(hellos), strict=False):
+        for node_id, hello, name in zip(node_ids, hellos, self._grid.push_messages(hellos), strict=False):
             if name:
-                self._open[name] = (node_id, server_round, kind)
+                self._open[name] = (node_id, server_round, hello)
 
     def answers(self) -> list[tuple[int, str, Message]]:
         """Return the answers that have come, each once, with the node that was greeted and the type of message."""
         if not self._open:
             return []
         found = []
-        for reply in self._grid.pull_messages(list(self._open)):
+        again = []
+        for reply in self._pulls.pull({name: node_id for name, (node_id, _, _) in self._open.items()}):
             asked = self._open.pop(reply.metadata.reply_to_message_id, None)
-            if asked is not None:
-                found.append((asked[0], asked[2], reply))
+            if asked is None:
+                continue
+            node_id, _, hello = asked
+            if is_lost(reply) and self.times(node_id) < MOST_AT_ONCE:
+                again.append(asked)
+            else:
+                found.append((node_id, hello.metadata.message_type, reply))
+        for node_id, server_round, hello in again:
+            self.send([node_id], server_round, {node_id: hello})
         return found

@@ -28,7 +28,7 @@ from flwr.supercore.run import Run
 
 from flserve_app.artifact.roles import NO_ROLES
 from flserve_app.codec.lossy import Lossy
-from flserve_app.errors import DeliveryError, FlserveError
+from flserve_app.errors import DeliveryError, FlserveError, ReplyLost
 from flserve_app.fleet import RECIPE, Fleet
 from flserve_app.store import Holder
 from flserve_app.strategy import roster
@@ -197,7 +197,7 @@ class VersionedGrid(Grid):
 
     def late_replies(self, weighted_by: str | None) -> list[Message]:
         """Return replies to earlier rounds that may take part in this one, moved to the current version."""
-        return self._late.collect(self._grid, self.server_round, weighted_by)
+        return self._late.collect(self._exchange.pulls, self.server_round, weighted_by)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Deliver versions with the messages, and return the replies with full ArrayRecords.
@@ -229,7 +229,9 @@ class VersionedGrid(Grid):
         if not parcel.arrays or self._private.admits(client):
             return True
         self._ledger.failed()
-        log(WARNING, "flserve: %s is left out: it cannot keep private tensors to itself", client.identity)
+        answered = parcel.node_id in self.fleet.clients
+        why = "it cannot keep private tensors to itself" if answered else "it has not answered its greeting yet"
+        log(WARNING, "flserve: %s is left out: %s", client.identity, why)
         return False
 
     def _take_in(
@@ -253,9 +255,11 @@ class VersionedGrid(Grid):
                 continue
             answered.add(id(parcel))
             silent.pop(id(parcel), None)
-            resent = self._handlers.again(reply, parcel)
             try:
-                again.append(resent) if resent else arrived.append(self._read(reply, parcel))
+                if resent := self._handlers.again(reply, parcel):
+                    again.append(resent)
+                else:
+                    arrived.append(self._read(reply, parcel))
             except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
                 again.extend(self._retry(parcel, failure(error)))
         for message, parcel in silent.values():
@@ -277,21 +281,14 @@ class VersionedGrid(Grid):
 
     def _retry(self, parcel: Parcel, error: FlserveError) -> list[tuple[Message, Parcel]]:
         identity = self.fleet.get(parcel.node_id).identity
-        if parcel.plan is None or parcel.tries + 1 >= MAX_TRIES:
+        if (parcel.plan is None and not isinstance(error, ReplyLost)) or parcel.tries + 1 >= MAX_TRIES:
             self._ledger.failed()
             log(WARNING, "flserve: %s is given up after %d tries: %s", identity, parcel.tries + 1, plain(error))
             return []
         log(INFO, "flserve: %s is served again in full: %s", identity, plain(error))
-        if parcel.plan.kind == "recipe":
+        if parcel.plan is not None and parcel.plan.kind == "recipe" and not isinstance(error, ReplyLost):
             self._roster.takes_no_more(parcel.node_id, RECIPE)
-        message = Message(
-            parcel.content,
-            dst_node_id=parcel.node_id,
-            message_type=parcel.message_type,
-            ttl=parcel.ttl,
-            group_id=parcel.group_id,
-        )
-        return [(message, replace(parcel, plan=None, tries=parcel.tries + 1))]
+        return [(parcel.message(), replace(parcel, plan=None, tries=parcel.tries + 1))]
 
     def _ordered(self, replies: list[Message]) -> list[Message]:
         nodes = dict.fromkeys(reply.metadata.src_node_id for reply in replies)

@@ -18,6 +18,7 @@ from logging import INFO, WARNING
 from typing import final
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 
 from flserve_app.client.traffic import array_bytes
@@ -29,6 +30,7 @@ from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.roster import Roster
 
 TRIES = 2
+RAISED = (ErrorCode.UNKNOWN, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.MOD_FAILED_PRECONDITION)
 Kind = tuple[int, str]
 
 
@@ -59,6 +61,8 @@ class Handlers:
         if reply.has_content() and RECORD in reply.content:
             self._understood.add(kind)
             return None
+        if reply.has_error() and reply.error.code not in RAISED:
+            return None  # nobody read it: it says nothing of the handler
         if kind in self._understood or self._private.key or self._tries[kind] >= TRIES:
             return None
         self._tries[kind] += 1
@@ -68,19 +72,12 @@ class Handlers:
         log(
             INFO, "flserve: %s is served again with plain arrays: %s", parcel.identity, why or "no word of the delivery"
         )
-        message = Message(
-            parcel.content,
-            dst_node_id=parcel.node_id,
-            message_type=parcel.message_type,
-            ttl=parcel.ttl,
-            group_id=parcel.group_id,
-        )
-        return message, replace(parcel, plan=None, delivers=False, tries=parcel.tries + 1)
+        return parcel.message(), replace(parcel, plan=None, delivers=False, tries=parcel.tries + 1)
 
     def _tried(self, reply: Message, parcel: Parcel, kind: Kind) -> None:
         """Note whether plain arrays helped."""
         why = self._trying.pop(kind, None)
-        if why is None or reply.has_error() or (why and self._tries[kind] < TRIES):
+        if why is None or not reply.has_content() or (why and self._tries[kind] < TRIES):
             return
         self._roster.deliver_no_more(*kind)
         log(

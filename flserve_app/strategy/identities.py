@@ -2,7 +2,8 @@
 
 An identity decides about the order of clients, about bases, and about which updates a client is told of; any node can
 say any. Rules:
-- A node has one identity in a run, the first that it says.
+- A node has one identity in a run, the first that it says. The name of a node, its own or another's, is none: who
+  could not read its identity at first says its own name, and gets its identity when it says it.
 - Of the nodes that say one identity it belongs to the first that is connected. So a SuperNode that restarts, which
   gets a new node id, has its identity again once its old node is gone.
 - Where the operator registered a node's key (Flower authenticates it), its identity belongs to the key: a new node of
@@ -17,6 +18,9 @@ import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import final
+
+from flwr.common.constant import NOOP_FLWR_AID
+from flwr.serverapp import Grid
 
 HINT = "two SuperNodes with one partition-id, or one cache directory?"
 _NODE = re.compile(r"node-[0-9]+")
@@ -56,9 +60,10 @@ class Identities:
             identity: What it says now.
             connected: Gives the nodes that are connected; asked only where two say the same.
         """
+        if node_id not in self._said and _NODE.fullmatch(identity):
+            why = "" if identity == own_name(node_id) else "which is another node's own name"
+            return Name(identity=own_name(node_id), why=why)
         first = self._first(node_id, identity)
-        if _NODE.fullmatch(first) and first != own_name(node_id):
-            return Name(identity=own_name(node_id), why="which is another node's own name")
         owner = self._owner(first, node_id, connected)
         if owner != node_id:
             return Name(identity=own_name(node_id), why=f"which node {owner} said first ({HINT})")
@@ -83,3 +88,12 @@ class Identities:
 def own_name(node_id: int) -> str:
     """Return the name of a node that has no identity."""
     return f"node-{node_id}"
+
+
+def registered_keys(grid: Grid) -> dict[int, bytes]:
+    """Return the keys that the operator registered, by node; none where the Grid does not say."""
+    try:
+        registered = [node for node in grid.get_nodes() if node.public_key and node.owner_aid != NOOP_FLWR_AID]
+        return {node.node_id: node.public_key for node in registered}
+    except Exception:  # noqa: BLE001 a Grid of somebody's own need not know: identities then belong to nodes
+        return {}

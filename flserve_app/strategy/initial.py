@@ -11,17 +11,20 @@ from flserve_app.client.records import to_artifact
 from flserve_app.errors import ConfigError, Conflict
 from flserve_app.registry import Registry
 from flserve_app.store import Version
+from flserve_app.strategy.resumed import difference
 
 
-def as_artifact(initial: Any) -> Artifact:
-    """Return initial arrays as an artifact. Raises ConfigError if they are neither an ArrayRecord nor one."""
-    if isinstance(initial, Artifact):
-        return initial
-    if not isinstance(initial, ArrayRecord):
+def check_initial(initial: Any) -> None:
+    """Refuse initial arrays that are neither an ArrayRecord nor an artifact. Raises ConfigError."""
+    if not isinstance(initial, ArrayRecord | Artifact):
         raise ConfigError(
             f"initial_arrays is a {type(initial).__name__}, expected an ArrayRecord: ArrayRecord(model.state_dict())"
         )
-    return to_artifact(initial)
+
+
+def as_artifact(initial: ArrayRecord | Artifact, like: Artifact | None = None) -> Artifact:
+    """Return initial arrays as an artifact, in the dtypes of another one. Raises ArtifactError."""
+    return initial if isinstance(initial, Artifact) else to_artifact(initial, like=like)
 
 
 def check_unmoved(registry: Registry, version: Version) -> Version:
@@ -38,12 +41,10 @@ def check_unmoved(registry: Registry, version: Version) -> Version:
 
 def check_same_form(given: Artifact, now: Artifact, version: Version) -> None:
     """Refuse to go on with another model. Raises ConfigError."""
-    if dict(given.specs) != dict(now.specs):
-        other = sorted({*given.specs.items()} ^ {*now.specs.items()}, key=str)
-        name = other[0][0] if other else "their order"
+    if found := difference(given, now):
         raise ConfigError(
-            f"initial_arrays of a second start are another model than {version.name} of {version.model!r} "
-            f"({name!r} differs): give it a VersionedStrategy with a model_name of its own"
+            f"initial_arrays of a second start are another model than {version.name} of {version.model!r}: {found}; "
+            "give it a VersionedStrategy of its own"
         )
 
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from logging import INFO, WARNING
 from types import MappingProxyType
 from typing import Any, final
@@ -37,6 +37,7 @@ from flserve_app.errors import ConfigError
 from flserve_app.strategy.attempt import undone_if_it_fails
 from flserve_app.strategy.compatibility import NONFINITE_RULES, check, nested
 from flserve_app.strategy.metric_means import averaging, level
+from flserve_app.strategy.reply_metrics import MOST_LISTED, MOST_METRICS
 from flserve_app.strategy.reply_tensors import is_integral, within
 from flserve_app.strategy.restore import restore
 from flserve_app.strategy.screening import Form, screen
@@ -136,7 +137,7 @@ class Inner:
         usable = self._usable(replies, like)
         if self.traits.private and not usable:
             return (None, None), []  # adaptive clipping divides by the number of replies
-        with self._attempt(own=self._own_train):
+        with self._attempt():
             arrays, metrics = self._aggregated(number, usable, like)
             return (None if arrays is None else restore(arrays, like), metrics), usable
 
@@ -147,14 +148,14 @@ class Inner:
             AggregateError: If it fails; it is then as it was before.
         """
         usable = self._usable(replies, None)
-        with self._attempt(own=self._own_evaluate):
+        with self._attempt():
             return self.strategy.aggregate_evaluate(self.told(number), usable)
 
     @contextmanager
-    def _attempt(self, *, own: bool) -> Iterator[None]:
+    def _attempt(self) -> Iterator[None]:
         # What a client sends shall not decide whether numpy warns: where warnings are errors, that would end a round.
-        means = averaging(self.strategy) if own else nullcontext()
-        with undone_if_it_fails(self.strategy), np.errstate(all="ignore"), means:
+        traced = not (self._own_train and self._own_evaluate)
+        with undone_if_it_fails(self.strategy, traced=traced), np.errstate(all="ignore"), averaging(self.strategy):
             yield
 
     def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
@@ -178,9 +179,15 @@ class Inner:
         for reply, reason in odd:
             self._refused(reply.metadata.src_node_id, reason)
         if screened.metrics_lost:
-            log(INFO, "flserve: %d metrics are left behind: no finite numbers under plain names", screened.metrics_lost)
-        if form.rebuilt:
-            level(fine, self._averages.weighted_by_key)
+            log(
+                WARNING,
+                "flserve: %d metrics are left out: a reply may have %d, finite under plain names (%d numbers in lists)",
+                screened.metrics_lost,
+                MOST_METRICS,
+                MOST_LISTED,
+            )
+        # Also for who overrides a method of Flower's: most hand on to it, and it wants the same names in all replies.
+        level(fine, self._averages.weighted_by_key)
         return fine
 
     def _form(self, *, training: bool) -> Form:

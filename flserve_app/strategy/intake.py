@@ -22,13 +22,14 @@ from flwr.common.logger import log
 from flserve_app.artifact import Artifact
 from flserve_app.client.records import to_record
 from flserve_app.client.tensor_array import serialised_bytes
-from flserve_app.client.wire import Answer, take_answer
+from flserve_app.client.wire import PAYLOAD, RECORD, Answer, take_answer
 from flserve_app.codec import decode
-from flserve_app.errors import DeliveryError, WrongBase
+from flserve_app.errors import DeliveryError, ReplyLost, WrongBase
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.pulls import is_lost
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.text import plain
 
@@ -59,9 +60,12 @@ class Intake:
         """Return a reply with full arrays, and the client's answer if it gave one.
 
         Raises:
+            ReplyLost: If the reply could not be taken from the Grid.
             DeliveryError: If the answer is malformed.
             FlserveError: If the update cannot be decoded and verified.
         """
+        if is_lost(reply):
+            raise ReplyLost(str(reply.error.reason))
         self._check_size(reply, parcel)
         size = message_bytes(reply)
         if reply.has_error():
@@ -71,6 +75,7 @@ class Intake:
             return reply, None
         content = RecordDict(dict(reply.content))
         answer = take_answer(content)
+        _check_answer(answer)
         if answer is None or answer.payload is None:
             plain = sum(serialised_bytes(each) for record in content.array_records.values() for each in record.values())
             self._ledger.sent("up", payload=plain, message=size, full=plain)
@@ -124,6 +129,16 @@ class Intake:
         trained = decode(answer.payload.data, base, max_bytes=self._most_bytes, max_tensors=self._most_tensors)
         self._ledger.spent("decode", time.perf_counter() - started)
         return trained
+
+
+def _check_answer(answer: Answer | None) -> None:
+    """Refuse what no client answers to a delivery. Raises DeliveryError."""
+    if answer is None:
+        return
+    if answer.status == "hello":
+        raise DeliveryError(f"{answer.identity} answers a delivery as if it were a greeting")
+    if answer.arrays in (RECORD, PAYLOAD):
+        raise DeliveryError(f"{answer.identity} names its arrays {answer.arrays!r}, which is the protocol's own")
 
 
 def last_line(reason: str) -> str:

@@ -15,13 +15,13 @@ from typing import final
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 
 from flserve_app.errors import DeliveryError
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.pulls import Pulls
 from flserve_app.strategy.reply_failure import failure
 from flserve_app.strategy.reply_tensors import rebuilt
 from flserve_app.strategy.roster import Roster
@@ -70,29 +70,34 @@ class LateReplies:
         self._exponent = exponent
         self._intake = Intake(publisher, ledger, settlements)
         self._owed: dict[str, _Owed] = {}
+        self._newest: dict[int, int] | None = None  # by node, the last round it owes to; None once that has changed
 
     def expect(self, message_id: str, parcel: Parcel, server_round: int) -> None:
         """Remember a message that was not answered in time."""
         if message_id and parcel.arrays and parcel.message_type.split(".")[0] == "train":
             self._owed[message_id] = _Owed(parcel=parcel, server_round=server_round)
+            self._newest = None
 
     def owes(self, node_id: int, server_round: int) -> bool:
         """Whether a reply of a node may still be used in a round, or in a later one."""
-        return self._rule == "rebase" and any(
-            owed.parcel.node_id == node_id and server_round - owed.server_round <= ROUNDS
-            for owed in self._owed.values()
-        )
+        if self._rule != "rebase":
+            return False
+        if self._newest is None:  # asked for each message of a round: what is owed is gone through once
+            self._newest = {}
+            for owed in self._owed.values():
+                last = self._newest.get(owed.parcel.node_id, owed.server_round)
+                self._newest[owed.parcel.node_id] = max(last, owed.server_round)
+        return node_id in self._newest and server_round - self._newest[node_id] <= ROUNDS
 
-    def collect(self, grid: Grid, server_round: int, weighted_by: str | None) -> list[Message]:
+    def collect(self, pulls: Pulls, server_round: int, weighted_by: str | None) -> list[Message]:
         """Return the late replies that may take part in a round, oldest first; the others are dropped."""
         self._owed = {key: owed for key, owed in self._owed.items() if server_round - owed.server_round <= ROUNDS}
-        waiting = [key for key, owed in self._owed.items() if owed.server_round < server_round]
+        waiting = {key: owed.parcel.node_id for key, owed in self._owed.items() if owed.server_round < server_round}
+        self._newest = None
         if not waiting:
             return []
         arrived = [
-            (self._owed.pop(name), reply)
-            for reply in grid.pull_messages(waiting)
-            if (name := _name(reply)) in self._owed
+            (self._owed.pop(name), reply) for reply in pulls.pull(waiting) if (name := _name(reply)) in self._owed
         ]
         fleet = self._roster.fleet
         places = {node_id: at for at, node_id in enumerate(fleet.order(fleet.clients))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from logging import INFO, WARNING
+from typing import final
 
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -18,6 +19,7 @@ from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.roster import HELLO_SECONDS
 
 POLL_SECONDS = 0.2
+SAY_SECONDS = 10.0
 SETTLE_SECONDS = 30.0
 STILL_SECONDS = 1.0
 _EXPECTING, _NOBODY, _CONNECTED, _HEARD = range(4)
@@ -48,9 +50,25 @@ def wait_for_nodes(grid: VersionedGrid, expected: int | None, timeout: float) ->
     return list(grid.get_node_ids())
 
 
+@final
+class _Said:
+    """Says every few seconds that clients are waited for, since a wait without a word looks like a fault."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def waiting(self, connected: int, expected: int | None) -> None:
+        """Say so, if it is time."""
+        if time.monotonic() - self._last >= SAY_SECONDS:
+            self._last = time.monotonic()
+            of = "" if expected is None else f" of {expected}"
+            # A warning, because `flserve run` shows nothing less while it runs.
+            log(WARNING, "flserve: waiting for clients: %d%s connected", connected, of)
+
+
 def _gather(grid: VersionedGrid, expected: int | None, timeout: float) -> tuple[list[int], int]:
     """Return the nodes that are there once they are enough or time is up, and how many would have been enough."""
-    since, stage = time.monotonic(), _NOBODY
+    since, stage, said = time.monotonic(), _NOBODY, _Said()
     while True:
         nodes = grid.connected()
         grid.meet(nodes, 0.0)
@@ -66,6 +84,7 @@ def _gather(grid: VersionedGrid, expected: int | None, timeout: float) -> tuple[
         longest = {_CONNECTED: HELLO_SECONDS, _HEARD: SETTLE_SECONDS}.get(stage, timeout)
         if time.monotonic() - since >= min(timeout, longest):
             return nodes, wanted
+        said.waiting(len(nodes), expected)
         time.sleep(POLL_SECONDS)
 
 
@@ -92,14 +111,17 @@ def count_nodes(grid: Grid, timeout: float) -> int:
         DeliveryError: If none connects.
     """
     deadline = time.monotonic() + timeout
-    nodes, before, still = 0, -1, time.monotonic()
+    nodes, before, still, said = 0, -1, time.monotonic(), _Said()
     while time.monotonic() < deadline:
         nodes = len(list(grid.get_node_ids()))
         if nodes != before:
             before, still = nodes, time.monotonic()
         if nodes and time.monotonic() - still >= STILL_SECONDS:
             return nodes
+        said.waiting(nodes, None)
         time.sleep(POLL_SECONDS)
     if nodes:
         return nodes
-    raise DeliveryError(f"no client connected within {timeout:.0f} s")
+    raise DeliveryError(
+        f"no client connected within {timeout:.0f} s: start SuperNodes, or see that they reach this SuperLink"
+    )

@@ -1,7 +1,8 @@
 """Opening the store that a run writes to, and the names in it that the run is given.
 
 A relative path starts wherever the process was started, which under `flwr run` is anybody's guess: so the absolute
-one is said. A model name that exists is continued only when asked to, and by one run at a time.
+one is said. A model name that exists is continued only when asked to, and by one run at a time. A run that was given
+no name has one that is free, so that an app can be run again as it is.
 """
 
 from __future__ import annotations
@@ -24,8 +25,53 @@ Result = TypeVar("Result")
 Method = Callable[Concatenate[Any, Arguments], Result]
 
 
-def check_name(registry: Registry, model: str, *, resume: bool) -> Version | None:
+NAME = "model"
+MOST_NAMES = 100_000
+HYDRA, PYTHON = "resume=true", "resume=True"
+
+
+def settled_name(registry: Registry, name: str | None, *, resume: bool) -> str:
+    """Return the name that a run publishes under: the one it was given, or `model`, `model-2` and so on.
+
+    Args:
+        registry: The store.
+        name: What it was given; None for the first that is free, or with `resume` the last that is there.
+        resume: Whether it goes on with what is there.
+
+    Raises:
+        Conflict: If all of them are taken.
+    """
+    if name is not None:
+        return name
+    last = NAME
+    for found in (NAME, *(f"{NAME}-{number}" for number in range(2, MOST_NAMES))):
+        there = registry.latest(found) is not None
+        if resume and not there:
+            return last
+        if not there and _is_free(registry, found):
+            if found != NAME:
+                log(INFO, "flserve: %r is in the store already: this run is %r; model_name names it", NAME, found)
+            return found
+        last = found
+    raise Conflict(f"the store has {MOST_NAMES} models of the name {NAME!r}: choose a model_name")
+
+
+def _is_free(registry: Registry, model: str) -> bool:
+    try:
+        registry.leases.check_free(model)
+    except Conflict:
+        return False
+    return True
+
+
+def check_name(registry: Registry, model: str, *, resume: bool, words: str = HYDRA) -> Version | None:
     """Return the newest version of a model, if any; refuse a name that exists and is not to be resumed.
+
+    Args:
+        registry: The store.
+        model: The model's name.
+        resume: Whether it is to be resumed.
+        words: How whoever asks says so.
 
     Raises:
         Conflict: If it exists and is not to be resumed.
@@ -34,7 +80,7 @@ def check_name(registry: Registry, model: str, *, resume: bool) -> Version | Non
     if latest is not None and not resume:
         raise Conflict(
             f"model {model!r} is in the store already, at {latest.name}: "
-            "continue it with resume=true, or choose another model_name"
+            f"continue it with {words}, or choose another model_name"
         )
     return latest
 

@@ -89,6 +89,10 @@ class Loop:
             )
         return found
 
+    def seconds(self, default: float) -> float:
+        """Return the `timeout` of a phase, the default where it is not said or none."""
+        return float(self.get("timeout", default) or default)
+
     def needed(self, name: str) -> Any:
         """Return what a parameter is called with. Raises TypeError if that is not said."""
         if self._place(name) is None:

@@ -41,6 +41,16 @@ class Parcel:
     tries: int = 0
     settled: tuple[str, ...] = ()
 
+    def message(self) -> Message:
+        """Return the strategy's message anew."""
+        return Message(
+            self.content,
+            dst_node_id=self.node_id,
+            message_type=self.message_type,
+            ttl=self.ttl,
+            group_id=self.group_id,
+        )
+
 
 def open_message(message: Message) -> Parcel:
     """Return a strategy's message as a parcel without a delivery."""

@@ -24,7 +24,7 @@ from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import Roles
 from flserve_app.client.layout import layout_of
 from flserve_app.client.private import Private, layout_bytes, read_private
-from flserve_app.client.records import record_of, to_record
+from flserve_app.client.records import record_of, to_artifact, to_record
 from flserve_app.client.wire import Delivery, payload_array
 from flserve_app.errors import ConfigError, FlserveError, StoreError
 from flserve_app.fleet import PRIVATE, Client
@@ -55,12 +55,14 @@ class PrivatePart:
         """Key of the layout; empty if nothing is private."""
         return self._key
 
-    def begin(self, model: Artifact) -> Artifact:
+    def begin(self, initial: ArrayRecord | Artifact) -> Artifact:
         """Begin a history with an initial model; return its shared part.
 
         Raises:
+            ArtifactError: If an array of it is none that an artifact can hold.
             ConfigError: If the roles do not fit the model.
         """
+        model = initial if isinstance(initial, Artifact) else to_artifact(initial)
         self.roles.check(model)
         names = self.roles.private(model)
         if not names:
@@ -104,6 +106,10 @@ class PrivatePart:
             now = "was private, and now is not" if other[0] in were else "was published, and cannot become private"
             raise ConfigError(f"roles: tensor {other[0]!r} of {version} {now}: resume with the roles it was begun with")
         return state
+
+    def whole(self, shared: Artifact) -> Artifact:
+        """Return a whole model with the initial values in its private tensors."""
+        return shared if self._initial is None else self._initial.whole(shared)
 
     def attached(self, state: State | None) -> State | None:
         """Return a version's state with the private part's beginning; as it is if nothing is private."""

@@ -11,7 +11,7 @@ from logging import DEBUG
 from flwr.common.logger import log
 
 from flserve_app.errors import DeliveryError, FlserveError
-from flserve_app.text import plain
+from flserve_app.text import plain, type_name
 
 
 def failure(error: Exception) -> FlserveError:
@@ -21,4 +21,4 @@ def failure(error: Exception) -> FlserveError:
     # Nothing of it would be seen otherwise, should the fault be ours.
     log(DEBUG, "flserve: reading a reply failed", exc_info=error)
     said = plain(error)
-    return DeliveryError(f"it cannot be read: {type(error).__name__}{': ' if said else ''}{said}")
+    return DeliveryError(f"it cannot be read: {type_name(error)}{': ' if said else ''}{said}")

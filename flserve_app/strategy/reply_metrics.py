@@ -63,8 +63,9 @@ def plain_metrics(metrics: MetricRecord, numbers: Sequence[str]) -> MetricRecord
         found = _plain_value(value)
         if found is None:
             continue
-        listed += len(found) if isinstance(found, list) else 0
-        if listed <= MOST_LISTED:
+        length = len(found) if isinstance(found, list) else 0
+        if listed + length <= MOST_LISTED:
+            listed += length
             others -= 0 if read else 1
             kept[name] = found
     return kept

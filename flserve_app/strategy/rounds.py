@@ -1,6 +1,7 @@
 """The rounds of one run as rows: what each did, cost and reached.
 
-A row is complete when the next round begins or the run ends. Round 0 is what comes before the first round:
+A row is handed over once a round's clients and its server have evaluated, in either order, so that it is shown under
+its own round; at the latest when the next round begins or the run ends. Round 0 is what comes before the first round:
 the greeting and the evaluation of the version the run starts from.
 """
 
@@ -17,6 +18,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.reply_metrics import LONGEST_NAME
 from flserve_app.strategy.savings import Savings
 from flserve_app.text import is_plain
 
@@ -47,12 +49,22 @@ class Rounds:
         self._metrics: dict[str, float] = {}
         self._central: dict[str, float] = {}
         self._skipped: list[str] = []
+        self._evaluates = False
+        self._early = True
+        self._awaited: set[str] = set()
         self.savings = Savings()
 
-    def begin(self, grid: VersionedGrid, number: int) -> None:
-        """Open the first row: round 0, or the round a resumed run starts from."""
-        self._grid, self.savings = grid, Savings()
+    def begin(self, grid: VersionedGrid, number: int, *, early: bool = True) -> None:
+        """Open the first row: round 0, or the round a resumed run starts from.
+
+        Args:
+            grid: What the rounds go through.
+            number: The round's number.
+            early: Whether a round is over once both have evaluated; a loop of somebody else may go on with it.
+        """
+        self._grid, self._early, self.savings = grid, early, Savings()
         self._start(number)
+        self._awaited = {"server"}
 
     def enter(self, number: int) -> int:
         """Finish the row before and open the next; returns the round's number. A round may train more than once."""
@@ -60,6 +72,7 @@ class Rounds:
             return number
         self.finish()
         self._start(number)
+        self._awaited = {"clients", "server"} if self._evaluates else {"clients"}
         return number
 
     def finish(self) -> None:
@@ -87,6 +100,7 @@ class Rounds:
         self._metrics.update(found)
         if found:
             self._publisher.measured(found)
+        self._ended("clients")
 
     def evaluating(self, evaluate_fn: EvaluateFn | None, shift: int = 0) -> EvaluateFn | None:
         """Return an evaluate function that notes what it measures on the published version.
@@ -95,7 +109,9 @@ class Rounds:
             evaluate_fn: The user's; it is told the round that the loop says, and `shift` more.
             shift: Rounds of the loop that were done before.
         """
+        self._evaluates = evaluate_fn is not None
         if evaluate_fn is None:
+            self._ended("server")
             return None
 
         def evaluate(said: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -103,9 +119,16 @@ class Rounds:
             self._central = _numbers(metrics)
             if self._central:
                 self._publisher.measured(self._central)
+            self._ended("server")
             return metrics
 
         return evaluate
+
+    def _ended(self, evaluation: str) -> None:
+        """Note that clients or server have evaluated; with the last of them the round is over."""
+        self._awaited.discard(evaluation)
+        if self._early and not self._awaited:
+            self.finish()
 
     def _start(self, number: int) -> None:
         self._number = number
@@ -141,7 +164,7 @@ def _numbers(metrics: MetricRecord | None) -> dict[str, float]:
     """Return the finite numbers under plain names; a strategy of somebody else may hand on whatever clients sent."""
     found: dict[str, float] = {}
     for name, value in () if metrics is None else metrics.items():
-        if len(found) < MOST_METRICS and is_plain(name) and isinstance(value, int | float):
+        if len(found) < MOST_METRICS and is_plain(name, LONGEST_NAME) and isinstance(value, int | float):
             with suppress(OverflowError):  # an integer that no float can hold is no metric
                 if math.isfinite(value):
                     found[name] = float(value)

@@ -9,9 +9,7 @@ from typing import Self
 from flserve_app.registry import Registry
 from flserve_app.store import Version
 from flserve_app.strategy.ledger import RoundRow
-
-STEP = 1000
-UNITS = ("bytes", "kB", "MB", "GB", "TB")
+from flserve_app.text import plain, readable_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +41,10 @@ def closing(savings: Savings, version: Version, registry: Registry) -> str:
     """Return what is said at the end of a run: what was saved, and where its versions are."""
     return (
         f"models: {savings.text()}; model {version.model!r} is at version {version.number}: "
-        f"flserve log --store {shlex.quote(registry.database.place)} shows all of them"
+        f"flserve log --store {shlex.quote(plain(registry.database.place))} shows all of them"
     )
 
 
 def _way(way: str, sent: int, full: int) -> str:
     saved = f"{1 - sent / full:.0%} saved" if sent < full else "nothing saved"
-    return f"{_sized(sent)} {way} instead of {_sized(full)} ({saved})"
-
-
-def _sized(nbytes: int) -> str:
-    size, unit = float(nbytes), 0
-    while size >= STEP and unit < len(UNITS) - 1:
-        size, unit = size / STEP, unit + 1
-    return f"{size:.3g} {UNITS[unit]}" if unit else f"{nbytes} bytes"
+    return f"{readable_bytes(sent)} {way} instead of {readable_bytes(full)} ({saved})"

@@ -3,8 +3,8 @@
 Flower's strategies check that all replies are alike and end the run if one is not. Rules:
 - For Flower's own aggregation a reply is rebuilt: the model's tensors (`reply_tensors`) under the key that the strategy
   expects, and one MetricRecord of plain numbers (`reply_metrics`). Nobody's reply says how the others have to look.
-- A strategy that aggregates itself gets replies as they were sent. What the model does not dictate (further tensors,
-  names of metrics) is then what most replies have; where there is no such form, what is least.
+- A strategy that aggregates itself gets replies as they were sent. What the model does not dictate (further tensors) is
+  then what most replies have; where there is no such form, what is least. No name of a metric costs an update.
 - Whatever goes wrong in looking at a reply is that reply's failure.
 - Values are not judged, but for what cannot be computed with: see `Form`.
 """
@@ -29,7 +29,6 @@ METRICS = "metrics"  # where no other key is more usual
 Odd = list[tuple[Message, str]]
 _Fitting = tuple[Message, RecordDict]
 _Record = TypeVar("_Record", ArrayRecord, MetricRecord)
-_Names = tuple[tuple[str, ...], tuple[tuple[str, int], ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +89,7 @@ def screen(replies: Sequence[Message], like: Artifact | None, form: Form) -> Scr
     if form.rebuilt:
         _name_metrics_alike([content for _, content in fitting])
     else:
-        fitting = _most(fitting, odd, _names, "its tensors or metrics have other names than most replies")
+        fitting = _most(fitting, odd, _tensors, "its tensors have other names than most replies")
     if form.equal:
         fitting = _most(fitting, odd, lambda content: _metrics(content)[form.numbers[0]], "its weight is not the usual")
     if form.numbers and fitting and not any(_metrics(content)[form.numbers[0]] for _, content in fitting):
@@ -148,13 +147,11 @@ def _most(fitting: list[_Fitting], odd: Odd, trait: Callable[[RecordDict], Any],
 
 
 def _extent(trait: Any) -> int:
-    return sum(map(len, trait)) if isinstance(trait, tuple) else 0
+    return len(trait) if isinstance(trait, tuple) else 0
 
 
-def _names(content: RecordDict) -> _Names:
-    tensors = [name for record in content.array_records.values() for name in record]
-    lengths = ((name, len(value) if isinstance(value, list) else -1) for name, value in _metrics(content).items())
-    return tuple(tensors), tuple(sorted(lengths))
+def _tensors(content: RecordDict) -> tuple[str, ...]:
+    return tuple(name for record in content.array_records.values() for name in record)
 
 
 def _metrics_key(content: RecordDict) -> str:

@@ -59,6 +59,10 @@ class Settlements:
         """Return the digests that a client has still to be told, oldest first."""
         return self._untold.get(identity, ())
 
+    def owed(self) -> tuple[str, ...]:
+        """Return the identities of the clients that have something still to be told."""
+        return tuple(self._untold)
+
     def told(self, identity: str, updates: Iterable[str]) -> None:
         """Note that a client answered a delivery which told it of these."""
         known = set(updates)

@@ -42,20 +42,22 @@ from flserve_app.strategy.codec_settings import settled
 from flserve_app.strategy.compatibility import check_lossy, check_private
 from flserve_app.strategy.conclusion import conclude, with_arrays
 from flserve_app.strategy.grid import VersionedGrid
-from flserve_app.strategy.initial import as_artifact, check_same_form, check_started, check_unmoved
+from flserve_app.strategy.history import History
+from flserve_app.strategy.initial import check_started
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
-from flserve_app.strategy.opening import check_name, digest_of, leased, opened
+from flserve_app.strategy.opening import digest_of, leased, opened, settled_name
+from flserve_app.strategy.own_place import open_place
 from flserve_app.strategy.own_start import Loop
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import HELLO_SECONDS
 from flserve_app.strategy.rounds import Rounds
+from flserve_app.strategy.row_line import log_row
 from flserve_app.strategy.savings import closing
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.starts import Starts
-from flserve_app.strategy.state import restore_state, save
 from flserve_app.strategy.transparent import Transparent
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
@@ -70,7 +72,8 @@ class VersionedStrategy(Transparent):
         store: Directory of the version store, or an open registry.
         codec: Delivery codec: `full`, `lossless` or `lossless-small`, or the settings of a lossy one (`lossy_of`).
         uplink: Codec of the clients' updates, relative to the version they were given; likewise.
-        model_name: Name the versions are published under.
+        model_name: Name the versions are published under; None for `model`, or the next that is free: `model-2`. With
+            `resume` it is the last of these that is there.
         seed: Seed of the inner strategy's sampling; None leaves it to Python's `random`.
         run: Id of the run, recorded with each version.
         serving: What serving a version takes, recorded with each version. With a seed it is a recipe for the first
@@ -78,7 +81,7 @@ class VersionedStrategy(Transparent):
         resume: Go on from the last version of a model name that exists.
         num_clients: Clients to wait for before the first round; None for all that the nodes know of.
         wait_seconds: How long to wait for them, and in any round for as many as the inner strategy needs.
-        observer: Called with every finished round's row.
+        observer: Called with every finished round's row; None logs it in a line (`log_row`).
         late: What becomes of replies that come after their round: `drop`, or `rebase` (see `late`).
         base_version: A version that clients may hold from elsewhere, `MODEL@REF` in the store or a whole digest: who
             finds it in its cache directory gets what it lacks from there.
@@ -103,7 +106,7 @@ class VersionedStrategy(Transparent):
         store: str | Path | Registry,
         codec: str | Lossy = "lossless",
         uplink: str | Lossy = "lossless",
-        model_name: str = "model",
+        model_name: str | None = None,
         seed: int | None = 0,
         run: str | None = None,
         serving: Serving | None = None,
@@ -132,10 +135,13 @@ class VersionedStrategy(Transparent):
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
         check_private(self._inner.traits, self._private.roles)
         self.registry = store if isinstance(store, Registry) else opened(store)
-        self._resume, self._num_clients, self._wait_seconds = resume, num_clients, wait_seconds
+        self._num_clients, self._wait_seconds = num_clients, wait_seconds
         self._ledger = Ledger()
-        self._publisher = Publisher(self.registry, model_name, self._codec, run, serving, lossy=lossy)
-        self._rounds = Rounds(self._publisher, self._ledger, observer)
+        model = settled_name(self.registry, model_name, resume=resume)
+        self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy)
+        parts: dict[str, Any] = {"private": self._private, "settlements": self._settlements}
+        self._history = History(self.registry, self._publisher, self.inner, resume=resume, **parts)
+        self._rounds = Rounds(self._publisher, self._ledger, observer or log_row)
         rules: dict[str, Any] = {"late": late, "staleness": staleness, "patience": wait_seconds, "seed": seed}
         self._over = partial(
             VersionedGrid,
@@ -143,10 +149,9 @@ class VersionedStrategy(Transparent):
             ledger=self._ledger,
             uplink=self._uplink,
             rounds=self._rounds_up,
-            settlements=self._settlements,
-            private=self._private,
             base="" if base_version is None else digest_of(base_version, self.registry),
             **rules,
+            **parts,
         )
         self._grid: VersionedGrid | None = None
         self._starts, self._built = Starts(), True
@@ -183,33 +188,27 @@ class VersionedStrategy(Transparent):
             AggregateError: If no aggregate could be made in two rounds in a row.
         """
         loop = Loop(self.inner, args, kwargs)
-        latest, first = self._opening(loop.needed("initial_arrays"))
-        asked = loop.rounds(resumed=latest is not None and not self._publisher.begun)
+        latest, first = self._history.open(loop.needed("initial_arrays"))
+        asked = loop.rounds(resumed=latest is not None and not self._history.again)
         left = self._starts.begin(asked, 0 if latest is None else latest.round)
+        grid = self._grid = self._over(grid=loop.needed("grid"), hello_seconds=loop.seconds(HELLO_SECONDS))
         with self._starts.until_done(asked):
-            result = self._run(loop, left, latest, first)
+            self._rounds.begin(grid, self._starts.offset, early=not loop.own)
+            self._inner.told = self._starts.told
+            kept = bool(self._private.key or self._settlements.active)
+            open_place(grid, self.registry.database.folder, needed=kept)
+            wait_for_nodes(grid, self._num_clients, self._wait_seconds)
+            self._history.begin(grid, latest, first, asked, new=not self._starts.shift)
+            result = self._run(loop, grid, left)
         self._rounds.finish()
         log(INFO, "flserve: %s", closing(self._rounds.savings, self.version, self.registry))
         return result
 
-    def _opening(self, initial: ArrayRecord | Artifact) -> tuple[Version | None, Artifact]:
-        """Return the version that a start goes on from, None for a new history, and the model that it begins with."""
-        if self._publisher.begun:
-            return check_unmoved(self.registry, self.version), self._private.shared(as_artifact(initial))
-        latest = check_name(self.registry, self._publisher.model, resume=self._resume)
-        return latest, self._shared(initial) if latest is None else self._restore(latest)
-
-    def _run(self, loop: Loop, left: int | None, latest: Version | None, first: Artifact) -> Result:
-        seconds = loop.get("timeout", HELLO_SECONDS)
-        versioned = self._grid = self._over(grid=loop.needed("grid"), hello_seconds=seconds or HELLO_SECONDS)
-        self._inner.told = self._starts.told
-        self._rounds.begin(versioned, self._starts.offset)
-        wait_for_nodes(versioned, self._num_clients, self._wait_seconds)
-        self._begin(first, latest)
+    def _run(self, loop: Loop, grid: VersionedGrid, left: int | None) -> Result:
         published = self.version.number
         evaluate_fn = self._private.completing(loop.get("evaluate_fn"))
         evaluating = self._rounds.evaluating(evaluate_fn, self._starts.shift)
-        result = loop.run(self, versioned, self._publisher.record, num_rounds=left, evaluate_fn=evaluating)
+        result = loop.run(self, grid, self._publisher.record, num_rounds=left, evaluate_fn=evaluating)
         if loop.own and left != 0:
             conclude(result, self._publisher, self._publish, type(self.inner).__name__, since=published)
         return with_arrays(result, self._publisher.record)
@@ -256,27 +255,13 @@ class VersionedStrategy(Transparent):
         except AggregateError as error:
             metrics = None
             self._rounds.skipped(self._evaluations.failed(number, error))
+        self._record_clients()  # before the row is handed over: whoever gets it may look
         self._rounds.evaluated(metrics)
-        self._record_clients()
         return metrics
 
     def _publish(self, artifact: Artifact) -> None:
-        """Make an artifact the next version, with what is remembered."""
-        state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(artifact, self._starts.last, state)
-
-    def _shared(self, initial: ArrayRecord | Artifact) -> Artifact:
-        """Return what of the initial model becomes version 0."""
-        return self._private.begin(as_artifact(initial))
-
-    def _restore(self, latest: Version) -> Artifact:
-        """Return the version, after publisher and inner strategy got what they remembered; that may be nothing yet."""
-        name, artifact = f"{latest.model} {latest.name}", self.registry.load(latest.digest)
-        found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
-        found = self._private.recall(found, name, artifact)
-        if latest.round:
-            restore_state(self.inner, self._settlements.recall(found, name), name)
-        return artifact
+        """Make an artifact a version of the newest round."""
+        self._history.publish(artifact, self._starts.last)
 
     def _record_clients(self) -> None:
         """Record who holds what, once a round: what the fleet may still build on is kept."""
@@ -287,13 +272,3 @@ class VersionedStrategy(Transparent):
         self._ledger.failed()
         identity = f"node-{node_id}" if self._grid is None else self._grid.fleet.get(node_id).identity
         note_refused(identity, reason)
-
-    def _begin(self, first: Artifact, latest: Version | None) -> None:
-        if latest is None:
-            self._publisher.publish(first, 0, self._private.attached(None))
-        elif not self._publisher.begun:
-            self._publisher.adopt(latest, first)
-            log(INFO, "flserve: resuming %s at %s, round %d", latest.model, latest.name, latest.round)
-        elif not self._starts.shift and first.digest != self._publisher.artifact.digest:
-            check_same_form(first, self._publisher.artifact, latest)
-            self._publish(first)

@@ -217,10 +217,19 @@ def _resolved(
     resolved = model_arguments(name, arguments)
     kind = MODELS[name]
     if kind.rank not in (None, len(input_shape)) or any(size < 1 for size in (*input_shape, classes)):
-        raise TaskError(f"model {name!r} cannot take inputs of shape {input_shape} to {classes} classes")
+        other = _others(input_shape, input_dtype)
+        raise TaskError(f"model {name!r} cannot take inputs of shape {input_shape} to {classes} classes{other}")
     if kind.dtype != input_dtype:
-        raise TaskError(f"model {name!r} takes {kind.dtype} inputs, the task has {input_dtype}")
+        other = _others(input_shape, input_dtype)
+        raise TaskError(f"model {name!r} takes {kind.dtype} inputs, the task has {input_dtype}{other}")
     return kind, resolved
+
+
+def _others(input_shape: Shape, input_dtype: str) -> str:
+    """Return the hint which models take such inputs; nothing if none does."""
+    fit = (name for name, kind in MODELS.items() if kind.rank in (None, len(input_shape)) and kind.dtype == input_dtype)
+    names = ", ".join(fit)
+    return f"; what takes such inputs: {names}" if names and all(size >= 1 for size in input_shape) else ""
 
 
 def _count(name: str, kind: ModelKind, **arguments: Any) -> int:

@@ -94,6 +94,7 @@ def test_log_shows_the_newest_and_says_how_many_more_there_are(outputs):
     assert "not shown" not in flserve("log", "--limit", "4").stdout
     assert [row["version"] for row in json.loads(flserve("log", "--json", "--limit", "1").stdout)] == ["v3"]
     assert flserve("log", "--limit", "0").exit_code == 2
+    assert "not shown" not in flserve("log", "--limit", "9" * 20).stdout
 
 
 def test_a_table_has_an_end_and_json_has_all(outputs, monkeypatch):
@@ -244,7 +245,7 @@ def test_what_cannot_be_done_is_one_line(outputs, arguments, message):
 
 
 def test_no_store_at_all_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLSERVE_OUTPUTS", str(tmp_path))
     done = flserve("log")
     assert done.exit_code == 1
     assert done.stderr.startswith(f"error: there is no store below {tmp_path}/outputs: name one with --store")

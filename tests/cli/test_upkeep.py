@@ -1,4 +1,6 @@
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -55,7 +57,10 @@ def test_a_repair_says_what_it_could_do(store):
     blob_of(store, 4).unlink()
     done = flserve("verify", "--store", store, "--repair")
     assert done.exit_code == 1
-    assert done.stdout.splitlines()[-1] == "repair: 0 of 1 put back; nothing that is left makes the others"
+    *_, result, advice = done.stdout.splitlines()
+    assert result == "repair: 0 of 1 put back"
+    assert advice.startswith("nothing that is left makes m v4 (")
+    assert "import a bundle that holds them" in advice
 
 
 def test_a_damaged_state_is_told_with_what_it_costs(store):
@@ -72,7 +77,7 @@ def test_a_damaged_state_is_told_with_what_it_costs(store):
 def test_orphans_are_mentioned(store):
     DirBlobs(store / "blobs").put(b"orphan")
     done = flserve("verify", "--store", store)
-    assert (done.exit_code, "; 1 orphan blobs (gc removes them)" in done.stdout) == (0, True)
+    assert (done.exit_code, "; 1 orphan blob (gc removes them)" in done.stdout) == (0, True)
 
 
 def versions_left(store):
@@ -110,6 +115,9 @@ def test_gc_says_what_it_did_and_log_marks_it(store):
     assert [row["version"] for row in rehearsed["collected"]] == ["v0", "v1", "v4"]
     done = flserve("gc", "--store", store, "--keep", "1")
     assert done.stdout.splitlines()[0] == "m: collected 3 versions: v0 v1 v4"
+    assert done.stdout.splitlines()[-2] == (
+        "kept beyond the rule: v2, the label stable stands there; v3, a client holds it"
+    )
     assert done.stdout.splitlines()[-1].startswith("collected 3, kept 3 (2 made to stand alone); 5 blobs, ")
     rows = {row[0]: row for row in rows_of(flserve("log", "--store", store).stdout)}
     assert rows["v1"][5] == "collected"
@@ -128,3 +136,24 @@ def test_a_time_that_is_none_is_one_line(store, days):
     done = flserve("gc", "--store", store, "--older-than", days)
     assert done.exit_code == 1
     assert "is no time that can be reckoned with" in done.stderr
+
+
+@pytest.mark.parametrize("days", ["740000", "1e6", "999999999"])
+def test_nothing_is_older_than_all_times(store, days):
+    done = flserve("gc", "--store", store, "--older-than", days, "--forget-clients", days)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("collected 0, ")
+
+
+def test_a_repair_says_what_it_named_again(store):
+    with closing(sqlite3.connect(store / "catalog.sqlite")) as database, database:
+        database.execute("DELETE FROM edges")
+    done = flserve("gc", "--store", store)
+    assert (done.exit_code, done.stderr.count("error: ")) == (1, 1)
+    assert "`flserve verify --repair` names them again" in done.stderr
+    assert "problem: versions are lost that payloads" in flserve("verify", "--store", store).stdout
+    done = flserve("verify", "--repair", "--store", store)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("repair: ")
+    assert "payloads named again" in done.stdout
+    assert json.loads(flserve("verify", "--repair", "--store", store, "--json").stdout)["named"] == 0

@@ -62,7 +62,7 @@ def test_models_of_any_name_have_files_of_their_own(tmp_path):
     for number, name in enumerate(names):
         install(a, artifact(number), name)
     assert {reference.model for reference in a.references()} == set(names)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs", "clients", "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs", "clients", "lock", "swept"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "empty", "swap"])

@@ -7,7 +7,7 @@ from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
 
 from flserve_app.artifact import Artifact
-from flserve_app.client import VersionedClient, versioned_mod
+from flserve_app.client import VersionedClient, offline_context, versioned_mod
 from flserve_app.client.layout import layout_of
 from flserve_app.client.private import Private
 from flserve_app.client.records import to_artifact, to_record
@@ -114,6 +114,16 @@ def test_private_tensors_are_put_back_for_a_prediction(tmp_path):
     kept.unlink()
     with pytest.raises(NotFound, match="partition-2 lost its private tensors of m"):
         later.predict(np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize("named", [{"partition-id": 2}, {}])
+def test_a_client_is_made_without_a_context_of_flowers(tmp_path, monkeypatch, named):
+    Linear(context(**{"cache-dir": str(tmp_path / "cache")}, **named)).handle_train(message())
+    partition = {key.replace("-", "_"): value for key, value in named.items()}
+    later = Linear(offline_context(tmp_path / "cache", **partition))
+    assert np.array_equal(later.predict(np.array([[1.0, 0.0]], dtype=np.float32)), [[11.0, 22.0]])
+    monkeypatch.setenv("FLSERVE_CACHE_DIR", str(tmp_path / "cache"))
+    assert Linear(offline_context(**partition)).held().version == 4
 
 
 def test_without_a_version_there_is_no_prediction(where):

@@ -75,6 +75,31 @@ def test_another_server_is_told_nothing_and_given_nothing(node, tmp_path, federa
         assert (got.status, got.payload, got.held) == ("nack", None, ())
 
 
+@pytest.mark.parametrize("action", ["hello", "deliver"])
+@pytest.mark.parametrize("federation", ["", *FEDERATION.values()])
+@pytest.mark.parametrize(
+    "name", ["", " ", "model ", "model\n", f"model\n{FEDERATION['hospital']}", "\x1b[2J", "m" * 5000, "model\x00"]
+)
+def test_a_model_without_a_plain_name_is_refused_and_told_nothing(node, name, federation, action):
+    for run in (1, 2):
+        said = node.told(run=run, action=action, model=name, federation=federation, target=SHARED.digest)
+        assert (said.status, said.held, said.private, said.payload) == ("nack", (), "", None)
+        assert "is no plain name" in said.reason
+
+
+def test_what_a_client_holds_elsewhere_is_told_to_who_names_it_and_to_no_one_else(node):
+    """A base, and the key of private tensors: neither can be guessed, and the server says it already."""
+    lab = {"run": 2, "action": "hello", "model": "b", "federation": FEDERATION["lab"]}
+    assert node.told(base=SHARED.digest, **lab).held == (SHARED.digest,)
+    assert node.told(base=OTHER.digest, **lab).held == ()
+    hospital = {"run": 2, "action": "hello", "federation": FEDERATION["hospital"]}
+    keys = [node.told(private=key, **hospital).private for key in ("", "ab" * 32, LAYOUT.key)]
+    assert keys == ["", "", LAYOUT.key]
+    for other in (Node(node.config["cache-dir"], partition=7),):
+        assert other.told(base=SHARED.digest, **lab).held == ()
+        assert other.told(private=LAYOUT.key, **hospital).private == ""
+
+
 def test_naming_a_digest_with_any_payload_gets_nobody_the_version(node, tmp_path):
     """What another client of the process verified is at hand for the same payloads only."""
     junk = bytearray(encode(OTHER, None, "full"))

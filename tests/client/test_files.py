@@ -69,17 +69,6 @@ def test_what_is_forced_is_forced_with_the_folders_that_name_it(tmp_path, monkey
     assert forced[1:] == [str(tmp_path / "e"), str(tmp_path)]
 
 
-@pytest.mark.parametrize("answer", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_that_forces_no_folders_is_good_enough(tmp_path, monkeypatch, answer):
-    def refuses(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(answer, os.strerror(answer))
-
-    monkeypatch.setattr(os, "fsync", refuses)
-    write_atomically(tmp_path / "a" / "file", b"one", forced=True)
-    assert (tmp_path / "a" / "file").read_bytes() == b"one"
-
-
 def test_a_disk_that_fails_is_an_error(tmp_path, monkeypatch):
     def fails(descriptor):
         raise OSError(errno.EIO, "Input/output error")

@@ -6,7 +6,8 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from flserve_app.artifact import Artifact
 from flserve_app.client import held as module
-from flserve_app.client.held import STATE_BYTES, Held, forget_old_runs
+from flserve_app.client.held import STATE_BYTES, Held
+from flserve_app.client.own_place import forget_old_runs
 from flserve_app.client.reference import Reference
 from flserve_app.client.wire import payload_array
 from flserve_app.codec import encode

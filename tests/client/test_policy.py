@@ -9,7 +9,7 @@ from flserve_app.artifact import Artifact
 from flserve_app.client import Recipe, building, versioned_mod
 from flserve_app.client.layout import layout_of
 from flserve_app.client.policy import SitePolicy, site_policy
-from flserve_app.client.private import Private
+from flserve_app.client.private import Private, layout_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery, take_answer
 from flserve_app.codec import encode
 from flserve_app.errors import ConfigError
@@ -28,11 +28,11 @@ def test_sizes_are_numbers_or_have_a_unit(text, expected):
 
 
 def test_the_nodes_configuration_counts_before_the_environment():
-    environ = {"FLSERVE_MAX_EPOCHS": "5", "FLSERVE_RECIPES": "false", "FLSERVE_FOLDERS": "/a:~/b"}
+    environ = {"FLSERVE_MAX_EPOCHS": "5", "FLSERVE_BUILD_RECIPES": "false", "FLSERVE_DATA_FOLDERS": "/a:~/b"}
     policy = site_policy({"max-epochs": 7, "partition-id": 1}, environ)
-    assert (policy.max_epochs, policy.recipes, policy.folders) == (7, False, (Path("/a"), Path("~/b")))
+    assert (policy.max_epochs, policy.build_recipes, policy.data_folders) == (7, False, (Path("/a"), Path("~/b")))
     assert site_policy({}, {}) == SitePolicy()
-    assert site_policy({"folders": ""}, environ).folders == ()
+    assert site_policy({"data-folders": ""}, environ).data_folders == ()
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_the_nodes_configuration_counts_before_the_environment():
         for value in (0, -1, 1.5, True, "", "many", "1 XB", "-3", "1e9", None, 1 << 61, "9" * 19, "\u0661")
     ]
     + [({"max-epochs": value}, "node-config max-epochs is") for value in (0, -1, 2.0, True, "x", "1 B", "", "\u00b3")]
-    + [({"recipes": value}, "node-config recipes is") for value in ("no", 1.0, "", 2, None)]
-    + [({"folders": value}, "node-config folders is") for value in ("here", 3, "/a:b", "..", "/a\0", True)]
-    + [({"max_model_bytes": 1}, "expected 'max-model-bytes'"), ({"Recipes": False}, "expected 'recipes'")],
+    + [({"build-recipes": value}, "node-config build-recipes is") for value in ("no", 1.0, "", 2, None)]
+    + [({"data-folders": value}, "node-config data-folders is") for value in ("here", 3, "/a:b", "..", "/a\0", True)]
+    + [({"max_model_bytes": 1}, "expected 'max-model-bytes'"), ({"Build-Recipes": False}, "expected 'build-recipes'")],
 )
 def test_a_value_that_is_not_as_stated_is_an_error_that_names_the_key(config, named):
     with pytest.raises(ConfigError, match=named) as caught:
@@ -57,11 +57,24 @@ def test_a_bound_in_the_environment_that_nobody_knows_is_an_error():
         site_policy({}, {"FLSERVE_MAX_MODEL_BYTE": "1"})
 
 
+@pytest.mark.parametrize("key", ["max-model-byte", "max-modelbytes", "max_epoch", "Max-Client", "max-rounds-bytes"])
+def test_a_key_that_is_nearly_a_bound_is_an_error(key):
+    with pytest.raises(ConfigError, match=f"node-config {key}: unknown key, expected 'max-"):
+        site_policy({key: 1}, {})
+
+
+@pytest.mark.parametrize(
+    "key", ["folders", "recipes", "max-steps", "max-length", "max-batches", "max-tokens", "max-depth", "data-folder"]
+)
+def test_an_apps_own_keys_are_its_own(key):
+    assert site_policy({key: "data/train"}, {}) == SitePolicy()
+
+
 def test_folders_are_meant_with_all_below_and_links_followed(tmp_path):
     (tmp_path / "data" / "a").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
-    policy = site_policy({"folders": str(tmp_path / "data")}, {})
+    policy = site_policy({"data-folders": str(tmp_path / "data")}, {})
     assert policy.allows(tmp_path / "data")
     assert policy.allows(tmp_path / "data" / "a")
     for outside in ("secret", "data/link", "data/../secret", "data2", "."):
@@ -146,7 +159,7 @@ def test_messages_without_a_delivery_are_held_to_the_bounds_as_well():
     assert "max-model-bytes is 4000" in plain({"max-model-bytes": 4000}, forbidden, large).error.reason
 
 
-@pytest.mark.parametrize("config", [{"max-model-bytes": "lots"}, {"recipes": "perhaps"}, {"max_epochs": 3}])
+@pytest.mark.parametrize("config", [{"max-model-bytes": "lots"}, {"build-recipes": "perhaps"}, {"max_epochs": 3}])
 def test_a_policy_that_cannot_be_read_refuses_all_work(config, caplog):
     for fields in ({"payloads": full()}, {"action": "hello"}):
         refused("the site policy cannot be read: node-config", config=config, **fields)
@@ -159,8 +172,8 @@ def test_recipes_are_built_only_where_the_owner_lets_them():
     mod = building(lambda recipe: MODEL)
     recipe = {"mod": mod, "recipe": RECIPE.to_json()}
     assert asked(**recipe).status == "ok"
-    refused("builds no models from recipes, by its policy", config={"recipes": False}, **recipe)
-    takes = [asked(mod=mod, action="hello", config={"recipes": on}).capabilities for on in (True, False)]
+    refused("builds no models from recipes, by its policy", config={"build-recipes": False}, **recipe)
+    takes = [asked(mod=mod, action="hello", config={"build-recipes": on}).capabilities for on in (True, False)]
     assert ["recipe" in each for each in takes] == [True, False]
 
 
@@ -188,9 +201,26 @@ def test_a_recipe_is_counted_before_it_is_built():
     refused("a model of 4000 bytes", mod=building(lambda recipe: MODEL), **small)
 
 
+class NoText(RuntimeError):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Rude(BaseException):
+    def __str__(self):
+        raise SystemExit
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        SystemExit(3),
+        GeneratorExit(),
+        Rude(),
+        NoText(),
+        ExceptionGroup("\x1b[2Jgroup", [ValueError("a")]),
+        BaseExceptionGroup("group", [SystemExit()]),
+        ValueError("x" * 1_000_000),
         MemoryError(),
         RuntimeError("can't allocate"),
         KeyError("width"),
@@ -202,6 +232,19 @@ def test_a_recipe_is_counted_before_it_is_built():
 def test_whatever_a_builder_raises_is_a_refusal_and_the_model_can_be_sent(error):
     for builder in (Counting(1, error), lambda recipe: Counting(1, error)(recipe)):
         refused("recipe: m cannot be built here", mod=building(builder), recipe=RECIPE.to_json())
+        layout = layout_of(MODEL, ["w"], "11" * 16)
+        begun = {"private": layout.key, "start": payload_array(b"".join(layout_bytes(layout)))}
+        refused("recipe: m cannot be built here", mod=building(builder), recipe=RECIPE.to_json(), **begun)
+
+
+def test_a_builder_can_be_interrupted():
+    with pytest.raises(KeyboardInterrupt):
+        asked(mod=building(Counting(1, KeyboardInterrupt())), recipe=RECIPE.to_json())
+
+
+@pytest.mark.parametrize("made", [None, {}, b"x", Artifact, np.zeros(3), memoryview(b"x")])
+def test_what_a_builder_returns_is_an_artifact_or_a_refusal(made):
+    refused("recipe: m is built as a ", mod=building(lambda recipe: made), recipe=RECIPE.to_json())
 
 
 def test_memory_that_ends_is_a_refusal(monkeypatch):

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -62,3 +63,14 @@ def test_where_there_is_no_room_a_new_history_is_refused_and_none_is_removed(tmp
         files.put("m", each[3].layout.key, each[3].to_bytes())
     files.put("m", each[0].layout.key, private("00", 9).to_bytes())
     assert all(files.get("m", kept.layout.key) is not None for kept in each[:3])
+
+
+def test_what_may_only_be_read_is_read(files, monkeypatch):
+    kept = private("11", 1)
+    files.put("m", kept.layout.key, kept.to_bytes())
+
+    def refuses(path, *arguments, **keywords):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuses)
+    assert read_private(files.get("m", kept.layout.key))[1].values == kept.values

@@ -12,7 +12,7 @@ from flserve_app.client.files import mapped
 from flserve_app.client.held import Held
 from flserve_app.client.identity import identity
 from flserve_app.client.reference import Reference
-from flserve_app.client.regular import is_regular, read_regular
+from flserve_app.disk.regular import is_regular, read_regular
 from flserve_app.errors import StoreError
 from tests.client.contexts import context
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from flserve_app.artifact import Artifact
+from flserve_app.client import files
 from flserve_app.client import sweep as module
 from flserve_app.client.cache import CacheDirectory
+from flserve_app.client.held import Held
 from flserve_app.client.policy import SitePolicy
 from flserve_app.client.reference import Reference
-from tests.client.contexts import artifact
+from tests.client.contexts import artifact, context
 
 DAY = 24 * 3600
 
@@ -46,9 +48,12 @@ def test_temporary_files_of_processes_that_are_gone_go_with_the_next_version(tmp
     install(kept, artifact(0))
     mine, others = tmp_path / "clients" / "a", tmp_path / "clients" / "b"
     others.mkdir()
-    named = f".new-{int(gone.stdout)}-x"
+    here = files._here()
+    named = f".new-{here}-{int(gone.stdout)}-x"
     lost = [folder / named for folder in (tmp_path, mine, others, tmp_path / "blobs" / artifact(0).digest)]
-    busy = [folder / f".new-{os.getpid()}-x" for folder in (mine, others)]
+    busy = [folder / f".new-{here}-{os.getpid()}-x" for folder in (mine, others)]
+    # A number says nothing of who runs in another container, or wrote before places were in the name.
+    busy += [mine / f".new-{'0' * 12}-{int(gone.stdout)}-x", others / f".new-{int(gone.stdout)}-x"]
     old = [folder / ".new-abcdef" for folder in (tmp_path, others)]
     for path in (*lost, *busy, *old):
         path.write_bytes(bytes(1000))
@@ -127,6 +132,49 @@ def test_all_versions_together_are_bounded_and_the_oldest_go_first(tmp_path):
     assert blobs(tmp_path) == {huge.digest}, "what is in use stays, however large"
 
 
+def test_a_bound_of_one_client_is_none_for_its_neighbours(tmp_path):
+    neighbour = CacheDirectory(tmp_path, "b")
+    for seed in range(3):
+        install(neighbour, large(seed), f"m{seed}")
+    for path in tmp_path.rglob("*.json"):
+        aged(path, 3)
+    a = CacheDirectory(tmp_path, "a", SitePolicy(cache_bytes=1, cache_days=1, private_days=1))
+    neighbour.private.put("m0", "11" * 32, [b"mine"])
+    aged(next(tmp_path.rglob("*.private")), 3)
+    said = {
+        a.install(Reference(model=f"n{seed}", version=0, digest=large(seed).digest), large(seed)) for seed in (0, 9)
+    }
+    assert len(neighbour.references()) == 3
+    assert neighbour.private.get("m0", "11" * 32) is not None
+    assert [each.digest for each in a.references()] == [large(0).digest, large(9).digest], "one costs no room"
+    assert said == {f"shares {tmp_path}, which is over its cache-bytes 1: what other clients hold there stays"}
+    assert all(neighbour.load(large(seed).digest) == large(seed) for seed in range(3))
+
+
+def test_what_makes_room_is_said_once_a_run(tmp_path, caplog):
+    node_config = {"cache-dir": str(tmp_path), "partition-id": 1}
+    where = context(**node_config)
+    for seed in range(6):
+        held = Held(where, SitePolicy(cache_bytes=2 * large(0).nbytes))
+        held.install(Reference(model=f"m{seed}", version=0, digest=large(seed).digest), large(seed))
+    said = [record.getMessage() for record in caplog.records if "cache-bytes" in record.getMessage()]
+    assert said == [
+        f"flserve: partition-1 lets its oldest versions in {tmp_path} go: "
+        f"they are over its cache-bytes {2 * large(0).nbytes}"
+    ]
+
+
+def test_a_version_that_is_only_read_does_not_age(tmp_path):
+    a = CacheDirectory(tmp_path, "a")
+    for seed in range(3):
+        install(a, artifact(seed), f"m{seed}")
+    for path in tmp_path.rglob("*.json"):
+        aged(path, 31)
+    assert a.load(artifact(1).digest) == artifact(1)
+    install(a, artifact(3), "new")
+    assert {each.model for each in a.references()} == {"m1", "new"}
+
+
 def test_blobs_that_nothing_names_go(tmp_path):
     a = CacheDirectory(tmp_path, "a")
     stray = tmp_path / "blobs" / artifact(5).digest
@@ -137,12 +185,13 @@ def test_blobs_that_nothing_names_go(tmp_path):
 
 
 def test_a_server_that_names_thousands_of_models_fills_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_REFERENCES", 5)
+    monkeypatch.setattr(module, "FEW_CLIENTS", 0)
     a = CacheDirectory(tmp_path, "a")
-    for number in range(12):
-        install(a, artifact(0), f"m{number}", "ab" * 32)
-    assert len(list(tmp_path.rglob("*.json"))) <= 6
-    assert a.references()[-1].model == "m11"
+    for number in range(module.MOST_REFERENCES + 12):
+        install(a, artifact(number), f"m{number}", "ab" * 32)
+        assert len(blobs(tmp_path)) <= module.MOST_REFERENCES
+    assert a.references()[-1].model == f"m{module.MOST_REFERENCES + 11}"
+    assert len(a.references()) == module.MOST_REFERENCES
 
 
 def test_private_tensors_go_by_their_own_age_and_not_in_silence(tmp_path, caplog):
@@ -182,3 +231,69 @@ def test_where_many_clients_share_it_a_cache_is_swept_now_and_then(tmp_path, mon
     for number in range(8):
         install(CacheDirectory(tmp_path, f"c{number}"), artifact(0))
     assert len(swept) == 2
+    aged(tmp_path / "swept", 1 / 23)
+    for number in range(8):
+        install(CacheDirectory(tmp_path, f"c{number}"), artifact(0))
+    assert len(swept) == 3
+    aged(tmp_path / "swept", -2)
+    install(CacheDirectory(tmp_path, "c0"), artifact(0))
+    assert len(swept) == 4, "a time to come says nothing"
+
+
+def test_a_cache_that_many_share_is_swept_at_once_when_it_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FEW_CLIENTS", 2)
+    policy = SitePolicy(cache_bytes=6 * large(0).nbytes)
+    clients = [CacheDirectory(tmp_path, f"c{number}", policy) for number in range(4)]
+    for number in range(12):
+        install(clients[number % 4], large(number), f"m{number}")
+        assert nbytes(tmp_path / "blobs") <= policy.cache_bytes + 10_000
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_clients_that_never_came_again_are_let_go_however_many_they_are(tmp_path, marked):
+    for number in range(20):
+        install(CacheDirectory(tmp_path, f"c{number}"), artifact(number))
+    if not marked:
+        for path in tmp_path.glob("blobs/*/by/*"):
+            path.unlink()
+    for path in tmp_path.rglob("*"):
+        aged(path, 400)
+    install(CacheDirectory(tmp_path, "new"), artifact(99))
+    assert blobs(tmp_path) == {artifact(99).digest}
+    assert [path.name for path in (tmp_path / "clients").iterdir()] == ["new"]
+
+
+def test_temporary_files_go_in_every_folder(tmp_path):
+    kept = CacheDirectory(tmp_path, "a")
+    install(kept, artifact(0))
+    folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    assert len(folders) == 6
+    for folder in folders:
+        (folder / ".new-left").write_bytes(bytes(1000))
+        aged(folder / ".new-left", 1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / ".new-year").write_bytes(b"somebody's")
+    aged(tmp_path / "notes" / ".new-year", 1)
+    install(kept, artifact(0))
+    assert [path.name for path in tmp_path.rglob(".new-*")] == [".new-year"]
+
+
+def test_what_a_kill_left_beside_a_reference_that_is_gone_goes(tmp_path):
+    a = CacheDirectory(tmp_path, "a")
+    install(a, artifact(0))
+    for name in ("m", "gone", "young"):
+        a.put_beside(name, [b"beside"])
+    young = a._beside("young")
+    for path in tmp_path.rglob("*.leftover"):
+        aged(path, 0 if path == young else 31)
+    install(a, artifact(0))
+    assert [a.beside(name) is None for name in ("m", "gone", "young")] == [False, True, False]
+
+
+def test_a_link_where_the_time_of_the_last_sweep_is_kept_is_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    root = tmp_path / "cache"
+    root.mkdir()
+    (root / "swept").symlink_to(outside)
+    install(CacheDirectory(root, "a"), artifact(0))
+    assert not outside.exists()

@@ -19,6 +19,19 @@ def test_bad_varints_are_refused(data):
         Reader(memoryview(data)).varint()
 
 
+@given(st.lists(st.one_of(st.integers(0, 127), st.integers(0, 2**63 - 1)), max_size=40))
+def test_varints_come_back_together(numbers):
+    reader = Reader(memoryview(b"".join(map(varint, numbers))))
+    assert reader.varints(len(numbers)) == tuple(numbers)
+    reader.end()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x01\x80", b"\x01\x80\x00", b"\x01" + b"\xff" * 10])
+def test_bad_varints_are_refused_together(data):
+    with pytest.raises(CodecError):
+        Reader(memoryview(data)).varints(2)
+
+
 def test_reader_never_passes_the_end():
     reader = Reader(memoryview(b"abc"), "note")
     assert bytes(reader.take(2)) == b"ab"

@@ -139,7 +139,7 @@ PLACES = ["data/photos", "private", "data/link", "data/photos/../../private", "n
 def test_a_folder_is_read_only_where_the_owner_allows_it(photos, place):
     with pytest.raises(ConfigError, match="a place on this machine: its owner has to allow the folder"):
         check_job(hub(f"{photos}/{place}"), SitePolicy())
-    policy = SitePolicy(folders=(photos / "data",))
+    policy = SitePolicy(data_folders=(photos / "data",))
     if place == "data/photos":
         check_job(hub(f"{photos}/{place}"), policy)
     else:
@@ -168,6 +168,6 @@ def test_a_repository_of_the_hub_is_none_unless_a_folder_has_its_name(monkeypatc
     assert is_place("data/photos")
     with pytest.raises(ConfigError, match="a place on this machine"):
         check_job(hub("data/photos"), SitePolicy())
-    check_job(hub("data/photos"), SitePolicy(folders=(photos / "data",)))
+    check_job(hub("data/photos"), SitePolicy(data_folders=(photos / "data",)))
     assert place_of("imagefolder").samefile(photos)
     assert os.fspath(place_of("/nowhere")) == "/nowhere"

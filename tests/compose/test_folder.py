@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from flserve_app.compose import folder as folder_module
-from flserve_app.compose.folder import RunFolder, project_outputs
+from flserve_app.compose.folder import RunFolder
 from flserve_app.errors import ConfigError, Conflict, StoreError
+from flserve_app.places import project_outputs
 from flserve_app.strategy import RoundRow
 
 CONFIG = {"resume": False, "model_name": None, "store": None, "task": {"name": "t"}, "model": {"name": "m"}, "seed": 1}

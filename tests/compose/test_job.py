@@ -15,7 +15,8 @@ from tests.compose.jobs import composed, run
 from tests.fleet import FleetGrid
 
 FIELDS = {
-    "run", "folder", "store", "model_name", "codec", "uplink", "seed", "clients", "rounds", "versions", "final_version",
+    "run", "folder", "store", "model_name", "codec", "uplink", "seed", "clients", "rounds", "versions",
+    "resumed_from", "final_version",
     "final_digest", "final_accuracy", "final_loss", "final_client_accuracy",
     "client_versions", "failures", "bytes_down", "bytes_up",
     "bytes_down_message", "bytes_up_message", "bytes_down_full", "bytes_up_full", "payloads", "seconds",

@@ -1,8 +1,9 @@
 import pytest
 
-from flserve_app.compose.resumption import check_resumable, differences
-from flserve_app.errors import Conflict
+from flserve_app.compose.resumption import check_resumable, clients_before, differences
+from flserve_app.errors import ConfigError, Conflict
 from flserve_app.registry import Registry
+from tests.compose.jobs import run
 from tests.registry.samples import drifting
 
 BASE = {
@@ -89,3 +90,26 @@ def test_many_differences_and_odd_texts_stay_one_line(registry):
         check_resumable(registry, "m", BASE)
     assert str(found.value).isprintable()
     assert len(str(found.value)) < 600
+
+
+def test_as_many_clients_are_waited_for_as_before(registry):
+    assert clients_before(registry, "m") is None
+    publish(registry, "r1", {**BASE, "num_clients": 7})
+    assert clients_before(registry, "m") == 7
+    publish(registry, "r2", {**BASE, "num_clients": "many"})
+    assert clients_before(registry, "m") is None
+
+
+def test_a_store_of_its_own_that_is_new_holds_nothing_to_resume(tmp_path):
+    with pytest.raises(ConfigError, match=r"resume=true: .*store would be a new store"):
+        run(tmp_path, "resume=true")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_what_it_goes_on_from_and_that_it_found_nothing(tmp_path, caplog):
+    store = f"store={tmp_path / 's'}"
+    assert run(tmp_path / "1", store, rounds=1)["resumed_from"] is None
+    assert run(tmp_path / "2", store, "resume=true", rounds=2)["resumed_from"] == "v1"
+    assert "finds no model" not in caplog.text
+    assert run(tmp_path / "3", store, "resume=true", "model_name=other", rounds=1)["resumed_from"] is None
+    assert "finds no model 'other' in the store; it holds 'synthetic-mlp'" in caplog.text

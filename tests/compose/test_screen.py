@@ -1,12 +1,15 @@
+import logging
 import re
+import sys
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from flserve_app.compose.screen import Screen, round_line, summary_table, sweep_table
-from flserve_app.compose.summary import readable_bytes, share, summarise
-from flserve_app.strategy import RoundRow
+from flserve_app.compose.screen import Screen, summary_table
+from flserve_app.compose.summary import summarise
+from flserve_app.strategy import RoundRow, round_line
+from flserve_app.text import readable_bytes, share
 
 DIGEST = "abcdef012345" + "0" * 52
 
@@ -90,12 +93,6 @@ def test_the_closing_summary():
 
 def test_brackets_in_a_path_are_no_markup():
     assert "/out/a[/b][red]" in printed(summary(folder="/out/a[/b][red]"))
-    console = Console(file=StringIO(), width=100)
-    console.print(sweep_table([("x=[/1]", summary()), ("seed=2", summary(final_accuracy=None))]))
-    text = console.file.getvalue()
-    assert "2 runs" in text
-    assert "x=[/1]" in text
-    assert re.search(r"seed=2 +│ +- │ abcdef012345 │ +1.00 kB │ 3.00 MB │ +50.0 % │", text)
 
 
 def test_without_a_terminal_rounds_are_lines():
@@ -118,6 +115,29 @@ def test_on_a_terminal_there_is_a_bar():
     assert "2/2" in text
     assert "v2" in text
     assert "final digest" in text
+
+
+def test_rows_stay_above_the_bar_with_the_clients_accuracy():
+    console = Console(file=StringIO(), width=200, force_terminal=True)
+    screen = Screen(1, lambda line: None, console)
+    done = row(1, metrics={"client_accuracy": 0.75})
+    screen.show(done)
+    screen.close(summary())
+    text = console.file.getvalue()
+    assert round_line(done) in text
+    assert "v1 accuracy 0.7500 (clients) 50.0 % of full bytes" in text
+
+
+def test_flowers_log_goes_above_the_bar_while_it_is_there(monkeypatch):
+    logger = logging.getLogger("flwr")
+    handler = logging.StreamHandler(sys.__stderr__)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    console = Console(file=StringIO(), width=100, force_terminal=True)
+    screen = Screen(1, lambda line: None, console)
+    logger.warning("flserve: a word")
+    assert "flserve: a word" in console.file.getvalue()
+    screen.close(None)
+    assert handler.stream is sys.__stderr__
 
 
 def test_a_run_that_failed_has_no_summary():

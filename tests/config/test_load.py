@@ -39,6 +39,31 @@ def test_every_group_option_composes(path):
     assert getattr(composed.app, path.parent.name).name == path.stem
 
 
+@pytest.mark.parametrize(
+    ("overrides", "model"),
+    [
+        (["task=digits"], "cnn"),
+        (["task=synthetic"], "mlp"),
+        (["task=chars"], "chartransformer"),
+        (["task=mnist5k"], "cnn"),
+        (["task=hub"], "cnn"),
+        (["task=synthetic", "model=mlp"], "mlp"),
+        (["model=resnet", "task=digits"], "resnet"),
+        (["experiment=tutorial"], "mlp"),
+        (["experiment=fedbn"], "resnet"),
+        (["experiment=fedbn", "model=cnn"], "cnn"),
+    ],
+)
+def test_a_task_brings_its_model_unless_another_is_named(overrides, model):
+    assert load(overrides).app.model.name == model
+
+
+@pytest.mark.parametrize("task", ["digits", "synthetic", "chars"])
+def test_the_model_of_a_task_fits_it(task):
+    app = load([f"task={task}"]).app
+    model_of(app).build(task_spec(app, 2))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_can_be_built(name):
     app = load([f"experiment={name}"]).app
@@ -58,7 +83,10 @@ def test_the_tutorial_is_the_reference_case():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["num_rouns=3"], "the configuration has no key 'num_rouns'; `flserve run --cfg job` shows all"),
+        (
+            ["num_rouns=3"],
+            "the configuration has no key 'num_rouns'; did you mean 'num_rounds'. `flserve run --cfg job` shows all",
+        ),
         (["train.momentun=0.1"], "no key 'train.momentun'"),
         (["codec=zip"], "codec 'zip' is unknown; known: full grid lossless lossless-small topk"),
         (["experiment=none"], "experiment 'none' is unknown; known: "),
@@ -112,6 +140,18 @@ def test_no_overrides_end_in_anything_but_a_configuration_or_a_sentence(override
         found = str(error)
         assert found
         assert "\n" not in found
+
+
+def test_the_environment_names_store_and_outputs(monkeypatch):
+    assert load().app.store is None
+    monkeypatch.setenv("FLSERVE_STORE", "/a b")
+    monkeypatch.setenv("FLSERVE_OUTPUTS", "/x")
+    composed = load()
+    assert (composed.app.store, composed.named_by_time) == ("/a b", True)
+    assert composed.run_dir.startswith("/x/outputs/")
+    assert load(["store=null"]).app.store is None
+    monkeypatch.setenv("FLSERVE_STORE", "")
+    assert load().app.store is None
 
 
 def test_values_of_all_kinds_are_read():

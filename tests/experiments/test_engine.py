@@ -12,14 +12,14 @@ from tests.apps import numpy_app
 
 
 def test_what_is_allowed_is_allowed_while_the_run_lasts(monkeypatch):
-    monkeypatch.setenv("FLSERVE_FOLDERS", "/before")
+    monkeypatch.setenv("FLSERVE_DATA_FOLDERS", "/before")
     monkeypatch.delenv("FLSERVE_MAX_EPOCHS", raising=False)
-    allowed = {"FLSERVE_FOLDERS": "/before:/data", "FLSERVE_MAX_EPOCHS": "20000"}
+    allowed = {"FLSERVE_DATA_FOLDERS": "/before:/data", "FLSERVE_MAX_EPOCHS": "20000"}
     found = []
     federate("inprocess", lambda grid: found.append(site_policy({})), numpy_app(), 1, allowed)
-    assert [str(folder) for folder in found[0].folders] == ["/before", "/data"]
+    assert [str(folder) for folder in found[0].data_folders] == ["/before", "/data"]
     assert found[0].max_epochs == 20000
-    assert os.environ["FLSERVE_FOLDERS"] == "/before"
+    assert os.environ["FLSERVE_DATA_FOLDERS"] == "/before"
     assert "FLSERVE_MAX_EPOCHS" not in os.environ
 
     def fails(grid):
@@ -27,17 +27,17 @@ def test_what_is_allowed_is_allowed_while_the_run_lasts(monkeypatch):
 
     with pytest.raises(KeyError):
         federate("inprocess", fails, numpy_app(), 1, allowed)
-    assert os.environ["FLSERVE_FOLDERS"] == "/before"
+    assert os.environ["FLSERVE_DATA_FOLDERS"] == "/before"
 
 
 def test_a_users_own_simulation_reads_the_folder_that_the_user_names(tmp_path, monkeypatch):
-    for name in ("FLSERVE_FOLDERS", "FLSERVE_MAX_EPOCHS", "FLSERVE_MAX_CLIENTS"):
+    for name in ("FLSERVE_DATA_FOLDERS", "FLSERVE_MAX_EPOCHS", "FLSERVE_MAX_CLIENTS"):
         monkeypatch.delenv(name, raising=False)
     app = load(["task=hub", f"task.hub.dataset={tmp_path}", "train.epochs=20000"]).app
     policy = site_policy({}, _allowed(app, 12_000))
     assert policy.allows(tmp_path)
     assert (policy.max_epochs, policy.max_clients) == (20_000, 12_000)
-    assert "FLSERVE_FOLDERS" not in _allowed(load(["task=hub", "task.hub.dataset=ylecun/mnist"]).app, 2)
+    assert "FLSERVE_DATA_FOLDERS" not in _allowed(load(["task=hub", "task.hub.dataset=ylecun/mnist"]).app, 2)
     monkeypatch.setenv("FLSERVE_MAX_EPOCHS", "5")
     assert "FLSERVE_MAX_EPOCHS" not in _allowed(app, 2), "what the user set counts"
     assert site_policy({}, _allowed(app, 2)).max_clients == SitePolicy().max_clients

@@ -118,7 +118,7 @@ def test_a_command_that_is_stopped_prints_one_line_and_leaves_whatever_its_threa
         "def busy(arguments):\n"
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
-        "sys.modules['flserve_app.experiments.run'] = types.SimpleNamespace(run=busy)\n"
+        "sys.modules['flserve_app.experiments.sweep'] = types.SimpleNamespace(run=busy)\n"
         "from flserve_app.cli import main\n"
         "sys.argv = ['flserve', 'run']\n"
         "main()\n"

@@ -67,7 +67,9 @@ def by_python(store, copy):
     ):
         lock.execute("BEGIN IMMEDIATE")
         source.backup(target)
-        shutil.copytree(store / "blobs", copy / "blobs", copy_function=os.link)
+        # What is being written has a name of its own that comes and goes without the lock.
+        unfinished = shutil.ignore_patterns(".tmp-*")
+        shutil.copytree(store / "blobs", copy / "blobs", copy_function=os.link, ignore=unfinished)
         shutil.copy(store / "FORMAT", copy / "FORMAT")
         lock.execute("ROLLBACK")
 

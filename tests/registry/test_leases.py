@@ -134,3 +134,15 @@ def test_a_store_that_cannot_be_written_any_more_does_not_hide_why_a_run_ended(p
     with pytest.raises(ValueError, match="the reason"), one.leases.hold("m"):
         fail()
     other.leases.check_free("m")  # it is this process's, which holds it no more
+
+
+def test_a_lease_whose_heartbeat_cannot_be_started_is_given_back(pair, monkeypatch):
+    one, other = pair
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", start)
+    with pytest.raises(RuntimeError, match="new thread"), one.leases.hold("m"):
+        pytest.fail("it is not held")
+    other.leases.check_free("m")

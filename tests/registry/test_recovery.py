@@ -61,6 +61,7 @@ LOST = {
     "a FIFO": piped,
     "no tables": lambda path: (path.unlink(), sql("VACUUM")(path)),
     "no revision": sql("DROP TABLE alembic_version"),
+    "two revisions": sql("INSERT INTO alembic_version VALUES ('0001')"),
     **{f"no {table}": sql(f"DROP TABLE {table}") for table in (*ALL, "runs", "states", "clients")},
     "a column": sql("ALTER TABLE versions DROP COLUMN serving"),
     "a trigger": sql("CREATE TRIGGER t AFTER INSERT ON versions BEGIN DELETE FROM edges; END"),
@@ -70,8 +71,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("name", LOST)
-def test_a_lost_catalog_is_damage_and_is_made_again(store, name, monkeypatch):
-    monkeypatch.setattr("flserve_app.registry.garbage.PATIENCE_SECONDS", 0.01)
+def test_a_lost_catalog_is_damage_and_is_made_again(store, name):
     LOST[name](store / "catalog.sqlite")
     blobs = set(DirBlobs(store / "blobs"))
     for blob in (store / "blobs").glob("*/*"):
@@ -167,3 +167,61 @@ def test_folders_of_blobs_that_are_links_are_left_alone(store, place):
         (store / "blobs" / "ab").symlink_to(place / "home")
     assert flserve("gc", "--store", store).exit_code == 0
     assert (place / "home" / ("ab" * 32)).exists()
+
+
+def first_publication(path, at):
+    """Begin to publish a model's first version, and stop before it is named: `at` is called with the registry."""
+    with Registry.open(path) as registry:
+        original = registry.catalog.publish
+
+        def stopped(*args, **options):
+            at(registry)
+            return original(*args, **options)
+
+        registry.catalog.publish = stopped
+        with registry.leases.hold("m"):
+            return registry.publish("m", ARTIFACTS[0], round=0, codec="lossless")
+
+
+def test_a_first_publication_in_progress_is_no_damage(tmp_path):
+    """Its blob is there before its version is: who looks meanwhile must not take the store for one that lost all."""
+    said = []
+
+    def look(_):
+        done = flserve("verify", "--store", tmp_path / "s", "--json")
+        said.append((done.exit_code, json.loads(done.stdout)["clean"]))
+        said.append((flserve("gc", "--store", tmp_path / "s").exit_code, set(DirBlobs(tmp_path / "s/blobs")) != set()))
+        said.append((flserve("verify", "--repair", "--store", tmp_path / "s").exit_code, True))
+
+    version = first_publication(tmp_path / "s", look)
+    assert said == [(0, True)] * 3
+    with Registry.open(tmp_path / "s") as registry:
+        assert registry.models() == ("m",)
+        assert registry.load(version) == ARTIFACTS[0]
+
+
+def test_a_first_publisher_that_was_killed_leaves_an_orphan(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(_):
+        raise Killed
+
+    with pytest.raises(Killed):
+        first_publication(tmp_path / "s", kill)
+    assert flserve("verify", "--store", tmp_path / "s").exit_code == 0
+    for blob in (tmp_path / "s/blobs").glob("*/*"):
+        os.utime(blob, (1, 1))
+    assert flserve("gc", "--store", tmp_path / "s").exit_code == 0
+    assert set(DirBlobs(tmp_path / "s/blobs")) == set()
+
+
+def test_no_catalog_is_replaced_under_a_run(tmp_path):
+    """A catalog that was emptied beside a run: what the run publishes would go with it."""
+    with Registry.open(tmp_path / "s") as registry, registry.leases.hold("m"):
+        registry.publish("m", ARTIFACTS[0], round=0, codec="lossless")
+        sql("DELETE FROM labels", "DELETE FROM label_moves", "DELETE FROM versions")(tmp_path / "s/catalog.sqlite")
+        done = flserve("verify", "--repair", "--store", tmp_path / "s")
+        assert done.exit_code == 1
+        assert "is being trained by" in done.stderr
+    assert flserve("verify", "--repair", "--store", tmp_path / "s").exit_code == 0

@@ -5,9 +5,9 @@ import pytest
 from sqlalchemy import text
 
 from flserve_app.errors import Conflict, StoreError
+from flserve_app.processes import this_process
 from flserve_app.store import Database, Lease, Leases, Runs
 from flserve_app.store.leases import SILENT_SECONDS, check_held, is_free
-from flserve_app.store.processes import this_process
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=SILENT_SECONDS + 1)

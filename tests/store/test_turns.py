@@ -62,3 +62,27 @@ def test_a_turn_that_fails_is_passed_on():
         raise KeyError
     with turns.turn():
         pass
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_who_is_stopped_while_he_waits_takes_no_turn_with_him(monkeypatch, handed_over):
+    turns = Turns(5)
+    turns._take()
+
+    def wait(event, seconds):
+        if handed_over:
+            turns._pass_on()  # the turn comes at the very moment of the signal
+        raise Stopped
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    with pytest.raises(Stopped), turns.turn():
+        pytest.fail("it never had its turn")
+    monkeypatch.undo()
+    if not handed_over:
+        turns._pass_on()
+    with turns.turn():
+        pass

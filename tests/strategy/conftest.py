@@ -7,6 +7,7 @@ import pytest
 def _little_grace(monkeypatch):
     """Clients in memory answer at once or never."""
     monkeypatch.setattr("flserve_app.strategy.roster.GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("flserve_app.strategy.roster.START_SECONDS", 0.05)
 
 
 @pytest.fixture(autouse=True)

@@ -70,6 +70,7 @@ def federate(
             on_row(row)
 
     options.setdefault("num_clients", grid.size)
+    options.setdefault("model_name", "model")
     strategy = VersionedStrategy(inner or fedavg(grid.size), store=store, observer=observe, **options)
     result = strategy.start(
         grid=grid,

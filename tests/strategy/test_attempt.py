@@ -99,3 +99,9 @@ def test_momentum_that_leads_out_of_a_counters_range_stops_at_its_end(tmp_path):
     run = federate(tmp_path / "s", grid=grid, inner=FedAvgM(**SAMPLING, server_momentum=0.9), rounds=4)
     assert [row.version for row in run.rows] == [0, 1, 2, 3, 4]
     assert run.registry.load(run.digest)["bn.num_batches_tracked"] > 2**62
+
+
+def test_a_fault_of_the_users_own_method_is_logged_with_its_traceback(tmp_path, caplog):
+    federate(tmp_path / "s", inner=failing(FedAvg, {1})(**SAMPLING), rounds=2)
+    assert "could not aggregate" in caplog.text
+    assert "in aggregate_train" in caplog.text

@@ -20,7 +20,7 @@ def blobs(tmp_path):
     return sorted(path.name for path in (tmp_path / "cache" / "blobs").iterdir())
 
 
-def kept(context, model=""):
+def kept(context, model=None):
     return Held(context).digests(model)
 
 

@@ -246,6 +246,7 @@ def test_a_client_that_lost_its_state_loses_its_residual_and_no_more(tmp_path):
         if row.round == 3:
             gone.append(books.missing(1))
             grid.forget(1)
+            shutil.rmtree(tmp_path / "s.clients" / "clients" / "partition-1")
 
     run = federate(tmp_path / "s", grid=grid, inner=books.strategy(), uplink=SPARSE, rounds=5, on_row=forget)
     balanced(run, books, (0, 2, 3))

@@ -141,7 +141,7 @@ def test_a_client_whose_disk_is_full_goes_on_in_memory(tmp_path, monkeypatch, ca
     assert [row.clients for row in run.rows] == [0, 3, 3, 3]
     assert (run.total("failures"), run.plans()) == (0, {"full": 3, "delta": 6})
     assert run.digest == federate(tmp_path / "t", clients=3).digest
-    assert len(lines(caplog, "keeps its version in memory, the cache cannot be written")) == 9
+    assert len(lines(caplog, "keeps its version in memory, the cache cannot be written")) == 3, "once a client"
 
 
 def test_a_server_whose_disk_is_full_ends_with_one_sentence_and_loses_nothing(tmp_path, monkeypatch):

@@ -78,6 +78,9 @@ PAYLOADS = {
     "of other tensors": payload(tensors(3, (2,))),
     "of 80 MB of zeros": payload(lambda _: encode(Artifact({"z": np.zeros(20 << 20, np.float32)}), None, "lossless")),
     "under no name": payload(lambda data: data, arrays=""),
+    "under the protocol's own name": payload(lambda data: data, arrays="flserve"),
+    "under the payload's own name": payload(lambda data: data, arrays=PAYLOAD),
+    "in answer to a greeting": payload(lambda data: data, status="hello"),
     "for another base": payload(lambda data: data, base=b"\x01" * 32),
     "three payloads": nested,
     "a status that is none": payload(lambda data: data, status="\x1b[2J"),
@@ -288,3 +291,21 @@ def test_an_evaluation_that_fails_to_be_read_is_not_counted(tmp_path):
     run = federate(tmp_path / "s", grid=fleet(bomb, kind="evaluate"), inner=fedavg(4, 4, 4), rounds=1)
     assert run.rows[1].failures == 1
     assert run.rows[1].metrics["client_total"] > 0
+
+
+@pytest.mark.parametrize("name", ["A" * 100, "A" * 101, "A" * 195, "A" * 201, "A" * 5000, "\x1b[2J", ""])
+def test_no_name_of_a_metric_ends_a_run_where_a_strategy_hands_on_what_was_sent(tmp_path, name):
+    """The row puts a word before a name: what is plain and short enough alone must be it with the word as well."""
+
+    class HandsOn(flower.FedAvg):
+        def aggregate_evaluate(self, server_round, replies):
+            return MetricRecord({"accuracy": 0.5, name: 1.0})
+
+        def aggregate_train(self, server_round, replies):
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            return arrays, MetricRecord({**metrics, name: 1.0})
+
+    run = federate(tmp_path / "s", inner=HandsOn(), rounds=2)
+    assert [row.version for row in run.rows] == [0, 1, 2]
+    assert run.rows[-1].metrics["client_accuracy"] == 0.5
+    assert run.registry.latest("model").metrics["client_accuracy"] == 0.5

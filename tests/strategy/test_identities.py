@@ -45,6 +45,16 @@ def test_the_name_of_a_node_is_its_own():
     assert said(identities, 11, "node-x") == Name(identity="node-x")
 
 
+@pytest.mark.parametrize("first", ["node-7", "node-8"])
+def test_the_name_of_a_node_does_not_bind_who_says_it(first):
+    identities = Identities()
+    for _ in range(2):
+        assert said(identities, 7, first, 7, 8).identity == "node-7"
+    assert said(identities, 7, "a", 7, 8) == Name(identity="a")
+    assert said(identities, 7, first, 7, 8) == Name(identity="a", why="it said it is a before")
+    assert said(identities, 8, "node-8", 7, 8) == Name(identity="node-8")
+
+
 def test_an_identity_belongs_to_the_key_that_the_operator_registered():
     identities = Identities()
     identities.know({1: b"one", 2: b"two", 3: b"one"})

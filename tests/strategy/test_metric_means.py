@@ -121,3 +121,10 @@ def test_one_that_may_be_chosen_alone_needs_a_weight():
     check_numbers(MetricRecord({WEIGHT: 0}), (WEIGHT,))
     with pytest.raises(DeliveryError, match="needs a weight"):
         check_numbers(MetricRecord({WEIGHT: 0}), (WEIGHT,), positive=True)
+
+
+def test_a_list_that_is_too_long_takes_nothing_else_with_it():
+    sent = MetricRecord(
+        {"a": [0.5] * 1000, "b": [0.5] * 1000, "c": 0.25, "d": [1.0] * 24, "e": [1.0] * 2000, WEIGHT: 3}
+    )
+    assert list(plain_metrics(sent, [WEIGHT])) == ["a", "c", "d", WEIGHT]

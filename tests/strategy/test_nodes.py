@@ -100,3 +100,14 @@ def test_counting_ends_with_those_that_came_in_time():
 def test_no_nodes_at_all_are_an_error():
     with pytest.raises(DeliveryError, match="no client connected within 0 s"):
         count_nodes(FleetGrid(app=numpy_app(), size=0), 0.02)
+
+
+@pytest.mark.parametrize("expected", [3, None])
+def test_who_waits_says_so_every_few_seconds(versioned, caplog, monkeypatch, expected):
+    monkeypatch.setattr(nodes, "SAY_SECONDS", 0.05)
+    grid = FleetGrid(app=numpy_app(), size=1 if expected else 0)
+    with caplog.at_level("WARNING", logger="flwr"), pytest.raises(DeliveryError):
+        wait_for_nodes(versioned(grid), expected, 0.4) if expected else count_nodes(grid, 0.4)
+    said = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    assert 2 <= len(said) <= 8
+    assert set(said) == {f"flserve: waiting for clients: {'1 of 3' if expected else '0'} connected"}

@@ -171,7 +171,13 @@ def test_damaged_ones_are_lost_ones(tmp_path, caplog):
 def test_a_client_that_lost_all_of_its_state_begins_again(tmp_path):
     books = Books()
     grid = FleetGrid(app=books.app(), size=SIZE)
-    run = personal(tmp_path / "store", grid=grid, on_row=lambda row: row.round == 1 and grid.forget(2))
+
+    def lose(row):
+        if row.round == 1:
+            grid.forget(2)
+            shutil.rmtree(tmp_path / "store.clients" / "clients" / "partition-2")
+
+    run = personal(tmp_path / "store", grid=grid, on_row=lose)
     np.testing.assert_array_equal(books.given[2, 2]["head.bias"], arrays()["head.bias"].numpy())
     assert sum(row.failures for row in run.rows) == 0
     assert [row.clients for row in run.rows] == [0, SIZE, SIZE, SIZE]

@@ -1,5 +1,6 @@
 """What a client claims about itself, against what the server knows of it."""
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -370,3 +371,28 @@ def test_one_that_is_silent_from_the_start_is_waited_for_once_and_not_for_long(t
     assert [row.clients for row in rows] == [0, 2, 2, 2]
     assert rows[0].seconds < 15
     assert all(row.seconds < 15 for row in rows)
+
+
+def test_who_starts_slowly_takes_part_in_the_first_round(tmp_path, monkeypatch):
+    """Who is in it, and so the digest, must not depend on how long one node takes to load its app."""
+    monkeypatch.setattr(roster, "START_SECONDS", 10.0)
+    digests = set()
+    for slow in (None, 0, 3):
+        late = {slow}
+
+        def mod(message, context, call_next, late=late):
+            if context.node_config["partition-id"] in late:
+                late.clear()
+                time.sleep(0.6)
+            return call_next(message, context)
+
+        rows = []
+        with InProcessGrid(numpy_app(mods=(mod, versioned_mod)), 4) as grid:
+            store = tmp_path / f"{slow}"
+            strategy = VersionedStrategy(fedavg(2), store=store, num_clients=4, observer=rows.append)
+            strategy.start(grid, small_arrays(), num_rounds=1, timeout=30)
+            digests.add(strategy.version.digest)
+            strategy.registry.close()
+        assert rows[1].clients == 4
+        assert "plain" not in rows[1].plans
+    assert len(digests) == 1

@@ -98,11 +98,22 @@ def test_central_evaluation_is_kept_with_the_version(rounds, rows, publisher):
 
 def test_clients_metrics_are_kept_with_the_version(rounds, rows, publisher):
     rounds.enter(1)
-    rounds.evaluated(None)
     rounds.evaluated(MetricRecord({"accuracy": 0.5}))
-    rounds.finish()
     assert rows[0].metrics == {"client_accuracy": 0.5}
     assert publisher.registry.latest("m").metrics == {"client_accuracy": 0.5}
+
+
+def test_a_row_is_handed_over_when_clients_and_server_have_evaluated_in_either_order(rounds, rows, publisher):
+    evaluate = rounds.evaluating(lambda number, arrays: MetricRecord({"accuracy": 0.75}))
+    for number, server_first in ((1, True), (2, False)):
+        rounds.enter(number)
+        steps = [lambda: evaluate(0, publisher.record), lambda: rounds.evaluated(MetricRecord({"loss": 2.0}))]
+        for step in steps if server_first else reversed(steps):
+            assert len(rows) == number - 1
+            step()
+        assert rows[-1].metrics == {"accuracy": 0.75, "client_loss": 2.0}
+    rounds.finish()
+    assert [row.round for row in rows] == [1, 2]
 
 
 def test_rows_need_nobody_to_look_at_them(publisher, ledger):

@@ -139,17 +139,48 @@ def test_a_strategy_that_aggregates_itself_gets_replies_as_they_were_sent(tmp_pa
     assert inner.seen[0]["metrics"]["losses"] == [1.0, 2.0]
 
 
-def test_there_the_form_of_most_is_kept_whoever_comes_first(tmp_path, caplog):
+def test_there_the_tensors_of_most_are_kept_whoever_comes_first(tmp_path, caplog):
     grid = FleetGrid(app=numpy_app(mods=()), size=4)
 
     def odd(message):
         if message.has_content() and message.metadata.src_node_id == grid.node_id(0) and "arrays" in message.content:
-            metrics(extra=1.0)(message)
+            arrays(lambda found: {**found, "more": np.zeros(2)})(message)
         return message
 
     grid.up.append(odd)
     assert federate(tmp_path / "s", grid=grid, inner=own(), rounds=1).rows[1].clients == 3
     assert "other names than most replies" in caplog.text
+
+
+@pytest.mark.parametrize("clients", [2, 4])
+@pytest.mark.parametrize("change", [{"a": 1.0}, {"a": [1.0, 2.0]}, {f"a{n}": 1.0 for n in range(1000)}])
+def test_there_no_metric_costs_an_update(tmp_path, clients, change):
+    """A subclass that hands on to Flower's aggregation, which wants the same names in all replies."""
+
+    class HandsOn(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            return super().aggregate_train(server_round, replies)
+
+    digests = set()
+    for name, changed in (("plain", {}), ("odd", change)):
+        grid = FleetGrid(app=numpy_app(mods=()), size=clients)
+
+        def odd(message, grid=grid, changed=changed):
+            if (
+                message.has_content()
+                and message.metadata.src_node_id == grid.node_id(0)
+                and "arrays" in message.content
+            ):
+                metrics(**changed)(message)
+            return message
+
+        grid.up.append(odd)
+        inner = HandsOn(min_train_nodes=clients, min_available_nodes=clients, fraction_evaluate=0.0)
+        run = federate(tmp_path / name, grid=grid, inner=inner, clients=clients, rounds=2)
+        assert [row.clients for row in run.rows] == [0, clients, clients]
+        assert len(run.rows[1].metrics) <= 256
+        digests.add(run.digest)
+    assert len(digests) == 1
 
 
 def test_an_array_that_lies_about_itself_is_not_handed_on(tmp_path, caplog):

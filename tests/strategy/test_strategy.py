@@ -147,7 +147,7 @@ def test_resuming_what_is_not_there_begins(tmp_path):
 
 def test_a_model_name_that_exists_is_refused_with_both_ways_out(tmp_path):
     federate(tmp_path / "store", rounds=1, model_name="digits").registry.close()
-    with pytest.raises(Conflict, match=r"'digits' is in the store already, at v1: .*resume=true, .*another model_name"):
+    with pytest.raises(Conflict, match=r"'digits' is in the store already, at v1: .*resume=True, .*another model_name"):
         federate(tmp_path / "store", rounds=1, model_name="digits")
     with Registry.open(tmp_path / "store") as registry:
         assert [version.number for version in registry.versions("digits")] == [0, 1]

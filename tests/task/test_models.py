@@ -113,7 +113,7 @@ def test_a_layer_without_a_rule_is_refused():
         ("mlp", {"hidden": 0}, "model 'mlp': hidden must be an integer of 1 or more, found 0"),
         ("mlp", {"hidden": True}, "hidden must be an integer of 1 or more, found True"),
         ("cnn", {"norm": 1}, "norm must be true or false, found 1"),
-        ("cnn", {"input_shape": (64,)}, r"model 'cnn' cannot take inputs of shape \(64,\) to 10 classes"),
+        ("cnn", {"input_shape": (64,)}, r"shape \(64,\) to 10 classes; what takes such inputs: mlp$"),
         ("mlp", {"input_shape": (0,)}, r"model 'mlp' cannot take inputs of shape \(0,\)"),
         ("mlp", {"classes": 0}, "to 0 classes"),
         ("cnn", {"input_shape": (1, 3, 3)}, "model 'cnn' takes images of 4x4 pixels or more, found 3x3"),

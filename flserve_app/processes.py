@@ -34,6 +34,11 @@ class Process:
     begun: str
 
 
+def this_place() -> str:
+    """Return the place of the process that calls."""
+    return _place(platform.node()[:128])
+
+
 def this_process() -> Process:
     """Return the process that calls."""
     host, pid = platform.node()[:128], os.getpid()
@@ -42,7 +47,7 @@ def this_process() -> Process:
 
 def is_there(process: Process) -> bool | None:
     """Return whether a process still runs; None if that cannot be seen from here."""
-    if process.place != _place(platform.node()[:128]) or process.pid <= 0:
+    if process.place != this_place() or process.pid <= 0:
         return None
     try:
         os.kill(process.pid, 0)

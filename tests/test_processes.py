@@ -3,8 +3,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from flserve_app.store import processes
-from flserve_app.store.processes import is_there, this_process
+from flserve_app import processes
+from flserve_app.processes import is_there, this_process
 
 
 def test_this_process_is_there():
