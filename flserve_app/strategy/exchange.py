@@ -76,3 +76,8 @@ class Exchange:
         left = pause if deadline is None else max(0.0, deadline - time.monotonic())
         time.sleep(min(pause, left))
         self._ledger.spent("wait", min(pause, left))
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return the seconds that are left until a point of the monotonic clock; None if there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -33,12 +33,12 @@ from flserve_app.fleet import RECIPE, Fleet
 from flserve_app.store import Holder
 from flserve_app.strategy import roster
 from flserve_app.strategy.dispatch import Dispatch, Shared
-from flserve_app.strategy.exchange import Exchange
+from flserve_app.strategy.exchange import Exchange, remaining
 from flserve_app.strategy.handlers import Handlers
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
-from flserve_app.strategy.parcel import Parcel
+from flserve_app.strategy.parcel import Outgoing, Parcel
 from flserve_app.strategy.patience import Patience
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
@@ -105,7 +105,7 @@ class VersionedGrid(Grid):
             ledger,
             grid,
             base,
-            marks=self._marks,
+            marks=lambda: (self._private.key, publisher.federation.name),
             earlier=publisher.held_before(),
             renamed=self._settlements.renamed,
         )
@@ -214,15 +214,8 @@ class VersionedGrid(Grid):
         waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
         waiting = [(message, parcel) for message, parcel in waiting if self._admits(parcel)]
         while waiting:
-            shared: Shared = {}
-            sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
-            batch = [message for message, _ in waiting]
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
+            waiting = self._exchanged(waiting, deadline, arrived)
         return self._ordered(arrived)
-
-    def _marks(self) -> tuple[str, str]:
-        return self._private.key, self._publisher.federation.name
 
     def _admits(self, parcel: Parcel) -> bool:
         client = self.fleet.get(parcel.node_id)
@@ -234,16 +227,17 @@ class VersionedGrid(Grid):
         log(WARNING, "flserve: %s is left out: %s", client.identity, why)
         return False
 
-    def _take_in(
-        self, batch: list[Message], sent: dict[int, Parcel], replies: Iterable[Message], arrived: list[Message]
-    ) -> list[tuple[Message, Parcel]]:
-        """Read the replies into `arrived`; return the messages to send again."""
+    def _exchanged(self, waiting: list[Outgoing], deadline: float | None, arrived: list[Message]) -> list[Outgoing]:
+        """Deliver, and read the replies into `arrived`; return the messages to send again."""
+        shared: Shared = {}
+        sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
+        batch = [message for message, _ in waiting]
         by_id: dict[str, Parcel] = {}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
         silent = {id(sent[id(message)]): (message, sent[id(message)]) for message in batch}
         answered: set[int] = set()
-        again = []
-        for reply in replies:
+        again: list[Outgoing] = []
+        for reply in self._exchange.replies(batch, remaining(deadline)):
             # They have an id once they are sent, which is when the first reply is asked for.
             by_id = by_id or {message.metadata.message_id: sent[id(message)] for message in batch}
             parcel = by_id.get(reply.metadata.reply_to_message_id) or by_node.get(reply.metadata.src_node_id)
@@ -255,18 +249,26 @@ class VersionedGrid(Grid):
                 continue
             answered.add(id(parcel))
             silent.pop(id(parcel), None)
-            try:
-                if resent := self._handlers.again(reply, parcel):
-                    again.append(resent)
-                else:
-                    arrived.append(self._read(reply, parcel))
-            except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
-                again.extend(self._retry(parcel, failure(error)))
+            again += self._accept(reply, parcel, arrived)
+        own, resent = self._handlers.settle(remaining(deadline))
+        for reply, parcel in own:
+            again += self._accept(reply, parcel, arrived, settled=True)
         for message, parcel in silent.values():
             self._ledger.failed()
             self._late.expect(message.metadata.message_id, parcel, self.server_round)
             log(WARNING, "flserve: %s did not answer in time", self.fleet.get(parcel.node_id).identity)
-        return again
+        return again + resent
+
+    def _accept(
+        self, reply: Message, parcel: Parcel, arrived: list[Message], *, settled: bool = False
+    ) -> list[Outgoing]:
+        """Read a reply into `arrived`, unless it is doubted; return the message if it is to be sent again."""
+        try:
+            if settled or not self._handlers.doubts(reply, parcel):
+                arrived.append(self._read(reply, parcel))
+        except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
+            return self._retry(parcel, failure(error))
+        return []
 
     def _read(self, reply: Message, parcel: Parcel) -> Message:
         read, answer = self._intake.read(reply, parcel)
@@ -279,7 +281,7 @@ class VersionedGrid(Grid):
                 raise DeliveryError(answer.reason or "no reason given")
         return read
 
-    def _retry(self, parcel: Parcel, error: FlserveError) -> list[tuple[Message, Parcel]]:
+    def _retry(self, parcel: Parcel, error: FlserveError) -> list[Outgoing]:
         identity = self.fleet.get(parcel.node_id).identity
         if (parcel.plan is None and not isinstance(error, ReplyLost)) or parcel.tries + 1 >= MAX_TRIES:
             self._ledger.failed()

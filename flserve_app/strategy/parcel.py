@@ -52,6 +52,9 @@ class Parcel:
         )
 
 
+Outgoing = tuple[Message, Parcel]  # what is sent, and what it carries
+
+
 def open_message(message: Message) -> Parcel:
     """Return a strategy's message as a parcel without a delivery."""
     metadata = message.metadata

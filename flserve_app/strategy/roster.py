@@ -38,6 +38,7 @@ from flserve_app.strategy.intake import last_line
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.parcel import model_key
+from flserve_app.strategy.spoken import Spoken
 from flserve_app.text import plain
 
 EXPECTED = "one without versioned_mod may log an error of its handler now, which is expected, and gets plain arrays"
@@ -96,7 +97,7 @@ class Roster:
         self._failed: set[int] = set()
         self._silent: set[int] = set()
         self._doubted: set[int] = set()
-        self._asked, self._plain = set[tuple[int, str]](), set[tuple[int, str]]()
+        self.spoken = Spoken()
         self._began: float | None = None
         self._answered = 0.0
         self._given: dict[str, tuple[str, ...]] = {}
@@ -132,20 +133,22 @@ class Roster:
         listed = list(by_node)
         new = any(not self._greetings.times(node_id) for node_id in self.fleet.unknown(listed))
         self.meet(listed, min(timeout, GRACE_SECONDS) if new else 0.0)
-        again = [node_id for node_id in listed if self._is_due_again(node_id, by_node[node_id])]
-        if again:
-            self._asked |= {(node_id, by_node[node_id].metadata.message_type) for node_id in again}
-            self._greetings.send(again, self.server_round, by_node)
-            self._wait(again, len(listed) + 1, min(timeout, GRACE_SECONDS))
+        again = [message for node_id, message in by_node.items() if self._is_due_again(node_id, message)]
+        self.ask(again, min(timeout, GRACE_SECONDS))
+
+    def ask(self, messages: Iterable[Message], timeout: float | None) -> None:
+        """Greet nodes like messages that they failed on, and wait for their answers."""
+        by_node = {message.metadata.dst_node_id: message for message in messages}
+        if by_node:
+            for node_id, message in by_node.items():
+                self.spoken.ask((node_id, message.metadata.message_type))
+            self._greetings.send(list(by_node), self.server_round, by_node)
+            self._wait(by_node, len(by_node) + 1, START_SECONDS if timeout is None else min(timeout, START_SECONDS))
 
     def delivers(self, node_id: int, message_type: str) -> bool:
         """Whether a model goes to a node as a delivery in messages of a type, as far as is known."""
         known = self.fleet.clients.get(node_id)
-        return known is not None and known.versioned and (node_id, message_type) not in self._plain
-
-    def deliver_no_more(self, node_id: int, message_type: str) -> None:
-        """Note that a node does not understand deliveries in messages of a type."""
-        self._plain.add((node_id, message_type))
+        return known is not None and known.versioned and not self.spoken.is_plain((node_id, message_type))
 
     def partitions(self, node_ids: Iterable[int]) -> int:
         """Return the number of partitions that most of those nodes that answered know of; 0 if they know no such."""
@@ -202,7 +205,7 @@ class Roster:
     def _is_due_again(self, node_id: int, message: Message) -> bool:
         if node_id not in self._failed or model_key(message) is None:
             return False
-        if (node_id, message.metadata.message_type) not in self._asked:
+        if not self.spoken.was_asked((node_id, message.metadata.message_type)):
             return True
         return self._greetings.times(node_id) < GREETINGS and self._greetings.due(node_id, self.server_round)
 
@@ -253,17 +256,17 @@ class Roster:
             self._take_for_plain(node_id, kind, str(reply.error.reason or "") if reply.has_error() else None)
             return
         self._failed.discard(node_id)
-        self._plain.discard((node_id, kind))
+        self.spoken.answer((node_id, kind))
         self._partitions[node_id] = answer.partitions if 0 < answer.partitions <= MOST_PARTITIONS else 0
         self.heard(node_id, answer, None)
 
     def _take_for_plain(self, node_id: int, kind: str, error: str | None) -> None:
         """Take a node for one without the delivery protocol, at least before that handler, and say why."""
         known = self.fleet.clients.get(node_id, Client(node_id=node_id, identity=own_name(node_id)))
-        if (node_id, kind) not in self._plain and not (known.versioned and node_id in self.fleet.clients):
+        if not self.spoken.is_plain((node_id, kind)) and not (known.versioned and node_id in self.fleet.clients):
             why = "has no versioned_mod" if error is None else f"failed on its greeting: {last_line(error)}"
             log(INFO, "flserve: node %d gets plain arrays until it answers in %s: it %s", node_id, kind, why)
-        self._plain.add((node_id, kind))
+        self.spoken.fail((node_id, kind))
         if error is not None:
             self._failed.add(node_id)
         self._partitions.setdefault(node_id, 0)

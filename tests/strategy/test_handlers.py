@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAvg
 
 from flserve_app.client import versioned_mod
@@ -150,11 +152,11 @@ def test_a_handler_that_fails_by_itself_fails_as_without_us(tmp_path):
     grid = FleetGrid(app=lambda number: app([versioned_mod, *([fails] if number else [])]), size=2)
     run = federate(tmp_path / "s", grid=grid, inner=fedavg(2), rounds=4, initial=small_floats())
     assert [row.failures for row in run.rows] == [0, 1, 1, 1, 1]
-    assert len(calls) == 6, "twice it was tried with plain arrays, too"
+    assert len(calls) == 4, "nobody trains twice in a round"
     assert "plain" not in run.rows[-1].plans
 
 
-def test_one_bad_moment_does_not_end_deliveries(tmp_path):
+def test_one_bad_moment_counts_as_without_us_and_does_not_end_deliveries(tmp_path):
     bad = [1]
 
     def once(message, context, call_next):
@@ -165,7 +167,7 @@ def test_one_bad_moment_does_not_end_deliveries(tmp_path):
 
     grid = FleetGrid(app=app([versioned_mod, once]), size=1)
     run = federate(tmp_path / "s", grid=grid, inner=fedavg(1), rounds=3, initial=small_floats())
-    assert [row.clients for row in run.rows[1:]] == [1, 1, 1]
+    assert [row.clients for row in run.rows[1:]] == [0, 1, 1]
     assert "plain" not in run.rows[-1].plans
 
 
@@ -179,3 +181,43 @@ def test_a_greeting_has_the_records_and_never_the_arrays_of_the_message(tmp_path
     grid = FleetGrid(app=app([spying, *OURS]), size=1)
     federate(tmp_path / "s", grid=grid, inner=fedavg(1), rounds=1, initial=small_floats())
     assert seen[:2] == [("train", ["flserve"]), ("train", ["config", "flserve"])]
+
+
+def test_a_greeting_that_nobody_answers_in_time_leaves_the_error_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("flserve_app.strategy.roster.START_SECONDS", 0.05)
+    calls, dropped = [], []
+
+    def fails(message, context, call_next):
+        calls.append(message.metadata.message_type)
+        raise RuntimeError("no data today")
+
+    def lost(message):
+        hello = message.content.get("flserve") if message.has_content() else None
+        if calls and hello is not None and hello.get("action") == "hello":
+            dropped.append(message)
+            return None
+        return message
+
+    grid = FleetGrid(app=app([versioned_mod, fails]), size=1, down=[lost])
+    run = federate(tmp_path / "s", grid=grid, inner=fedavg(1), rounds=4, initial=small_floats())
+    assert [row.failures for row in run.rows] == [0, 1, 1, 1, 1]
+    assert (len(calls), len(dropped)) == (4, 2)
+
+
+def test_what_nobody_read_says_nothing_of_a_handler(tmp_path):
+    def unreachable(message):
+        if message.metadata.message_type == "evaluate":
+            return make_message(message.metadata, error=Error(ErrorCode.NODE_UNAVAILABLE, "gone"))
+        return message
+
+    grid = FleetGrid(app=app(OURS), size=1, up=[unreachable])
+    run = federate(tmp_path / "s", grid=grid, inner=fedavg(1, evaluate=1), rounds=2, initial=small_floats())
+    assert [row.failures for row in run.rows] == [0, 1, 1]
+    assert [row.plans.get("resend", 0) for row in run.rows] == [0, 0, 0]
+
+
+def test_the_log_says_before_the_greeting_that_an_error_is_expected(tmp_path, caplog):
+    caplog.set_level("INFO", logger="flwr")
+    federate(tmp_path / "s", grid=FleetGrid(app=app(), size=1), inner=fedavg(1), rounds=1, initial=small_floats())
+    expected = next(at for at, line in enumerate(caplog.messages) if "an error of its handler now, which is" in line)
+    assert "gets plain arrays until it answers" in "".join(caplog.messages[expected:])
