@@ -20,17 +20,13 @@ from flwr.serverapp.strategy import Strategy
 from flserve_app.artifact.roles import Roles
 from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import ConfigError
+from flserve_app.strategy.older_api import STRATEGIES, STRATEGY_HINT, is_older_strategy
 from flserve_app.strategy.own_start import check_own_start
 from flserve_app.strategy.transparent import Transparent
 
 LATE_RULES = ("drop", "rebase")
 NONFINITE_RULES = ("keep", "leave_out")
 
-LEGACY = "flwr.server.strategy"
-UPGRADE = (
-    "use the class of that name in flwr.serverapp.strategy, and move overridden methods as the guide says, "
-    "https://flower.ai/docs/framework/how-to-upgrade-to-message-api.html"
-)
 _VOTES = "it counts every reply as one vote, which no staleness weight can make lighter"
 _COUNTED = "its privacy guarantee counts one clipped reply a client and round"
 _SPARSE = "it compares replies weight by weight, and a sparse update leaves nearly all of them as they were"
@@ -207,8 +203,8 @@ def _judged(strategy: object) -> Traits:
     if isinstance(strategy, Transparent):
         raise ConfigError(f"{kind.__name__} has to be the outermost strategy: it cannot be put inside of another one")
     if not isinstance(strategy, Strategy):
-        if any(base.__module__.startswith(LEGACY) for base in kind.__mro__):
-            raise ConfigError(f"{kind.__name__} is a strategy of Flower's older API ({LEGACY}): {UPGRADE}")
+        if is_older_strategy(strategy):
+            raise ConfigError(f"{kind.__name__} is a strategy of Flower's older API ({STRATEGIES}): {STRATEGY_HINT}")
         raise ConfigError(f"{kind.__name__} is no strategy of Flower's Message API (flwr.serverapp.strategy.Strategy)")
     if row is None:
         return replace(UNKNOWN, name=kind.__name__, assumed=f"{kind.__name__}: {UNKNOWN.assumed}")

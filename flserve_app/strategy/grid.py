@@ -15,7 +15,7 @@ alike for training and evaluation. Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from logging import INFO, WARNING
 from typing import final
@@ -69,6 +69,9 @@ class VersionedGrid(Grid):
         seed: Of the dither that updates are rounded with.
         private: What of the model stays with the clients.
 
+    Attributes:
+        sending: Called with the messages that are about to be sent.
+
     Raises:
         DeliveryError: From `get_node_ids`, if it is asked again and again for longer than `patience`.
     """
@@ -91,9 +94,9 @@ class VersionedGrid(Grid):
         private: PrivatePart | None = None,
     ) -> None:
         self._private = private or PrivatePart(NO_ROLES)
+        self.sending: Callable[[Iterable[Message]], None] = lambda messages: None
         self._grid = grid
-        self._publisher = publisher
-        self._ledger = ledger
+        self._publisher, self._ledger = publisher, ledger
         self._patience = Patience(patience)
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._settlements = settlements or Settlements()
@@ -165,8 +168,8 @@ class VersionedGrid(Grid):
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push messages as they are; only `send_and_receive` delivers versions."""
-        return self._grid.push_messages(messages)
+        """Push messages as they are, which is said once; only `send_and_receive` delivers versions."""
+        return self._exchange.push(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull replies as they are; only `send_and_receive` takes updates in."""
@@ -207,6 +210,7 @@ class VersionedGrid(Grid):
             timeout: Seconds for the whole exchange, resends included; None to wait for all.
         """
         outgoing = list(messages)
+        self.sending(outgoing)
         self._patience.over()
         deadline = None if timeout is None else time.monotonic() + timeout
         self._roster.meet_addressed(outgoing, HELLO_SECONDS if timeout is None else timeout)
@@ -218,14 +222,12 @@ class VersionedGrid(Grid):
         return self._ordered(arrived)
 
     def _admits(self, parcel: Parcel) -> bool:
-        client = self.fleet.get(parcel.node_id)
-        if not parcel.arrays or self._private.admits(client):
-            return True
-        self._ledger.failed()
-        answered = parcel.node_id in self.fleet.clients
-        why = "it cannot keep private tensors to itself" if answered else "it has not answered its greeting yet"
-        log(WARNING, "flserve: %s is left out: %s", client.identity, why)
-        return False
+        met = parcel.node_id in self.fleet.clients
+        why = self._private.refuses(self.fleet.get(parcel.node_id), met=met) if parcel.arrays else ""
+        if why:
+            self._ledger.failed()
+            log(WARNING, "flserve: %s is left out: %s", parcel.identity, why)
+        return not why
 
     def _exchanged(self, waiting: list[Outgoing], deadline: float | None, arrived: list[Message]) -> list[Outgoing]:
         """Deliver, and read the replies into `arrived`; return the messages to send again."""

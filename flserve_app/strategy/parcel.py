@@ -75,3 +75,8 @@ def model_key(message: Message) -> str | None:
     if not message.has_content() or message.metadata.message_type.split(".")[0] not in ("train", "evaluate"):
         return None
     return next((key for key, record in message.content.items() if isinstance(record, ArrayRecord)), None)
+
+
+def trains(message: Message) -> bool:
+    """Whether a message delivers a model for training."""
+    return model_key(message) is not None and message.metadata.message_type.split(".")[0] == "train"

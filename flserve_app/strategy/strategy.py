@@ -50,6 +50,7 @@ from flserve_app.strategy.nodes import wait_for_nodes
 from flserve_app.strategy.opening import digest_of, leased, opened, settled_name
 from flserve_app.strategy.own_place import open_place
 from flserve_app.strategy.own_start import Loop
+from flserve_app.strategy.parcel import trains
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import HELLO_SECONDS
@@ -167,6 +168,7 @@ class VersionedStrategy(Transparent):
 
     def summary(self) -> None:
         """Log the settings of the delivery and of the inner strategy."""
+        self._starts.anew()
         log(INFO, "\t├──> Versions: model '%s'", self._publisher.model)
         log(INFO, "\t│\t├── Delivery: %s down, %s up", *self._named)
         log(INFO, "\t│\t└── Inner strategy: %s", type(self.inner).__name__)
@@ -194,7 +196,7 @@ class VersionedStrategy(Transparent):
         grid = self._grid = self._over(grid=loop.needed("grid"), hello_seconds=loop.seconds(HELLO_SECONDS))
         with self._starts.until_done(asked):
             self._rounds.begin(grid, self._starts.offset, early=not loop.own)
-            self._inner.told = self._starts.told
+            self._inner.told, grid.sending = self._starts.told, self._sending
             kept = bool(self._private.key or self._settlements.active)
             open_place(grid, self.registry.database.folder, needed=kept)
             wait_for_nodes(grid, self._num_clients, self._wait_seconds)
@@ -213,19 +215,24 @@ class VersionedStrategy(Transparent):
             conclude(result, self._publisher, self._publish, type(self.inner).__name__, since=published)
         return with_arrays(result, self._publisher.record)
 
+    def _sending(self, messages: Iterable[Message]) -> None:
+        """Begin a round with messages that a loop made itself."""
+        if any(map(trains, messages)) and (number := self._starts.sends()) is not None:
+            self._rounds.enter(number)
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of training, from a draw that repeats."""
         check_started(self._grid, type(self.inner).__name__)
-        number = self._rounds.enter(self._starts.number(server_round, trains=True))
+        number = self._rounds.enter(self._starts.trains(server_round))
         return self._inner.configure_train(number, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the inner strategy aggregate, and publish the result as the next version."""
-        number = self._starts.number(server_round)
+        number = self._starts.aggregates(server_round)
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         try:
             (version, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)

@@ -2,7 +2,8 @@
 
 An app sets up its strategy and asks it things: `strategy.set_path(...)`, `strategy.best_accuracy`. Rules:
 - What the wrapper does not have is read from the strategy inside.
-- What is set on the wrapper would not be seen by the strategy inside: that is an error which says where it belongs.
+- What is set on the wrapper would not be seen by the strategy inside: that is an error which says where it belongs. So
+  is what would take the place of the wrapper's own parts and methods.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ class Transparent(Strategy, ABC):
                 raise AttributeError(f"neither {kinds} has an attribute {name!r}") from error
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute that the wrapper has. Raises ConfigError for any other."""
-        if self._built and name not in vars(self) and not hasattr(type(self), name):
+        """Set an attribute of the wrapper's own, from inside of it. Raises ConfigError for any other."""
+        if self._built and (not name.startswith("_") or name not in vars(self)):
+            kind = type(self).__name__
+            if name in vars(self):
+                raise ConfigError(f"{kind}: {name!r} cannot be replaced: make another {kind}")
             raise ConfigError(
-                f"{type(self).__name__} has no {name!r}, and setting it would change nothing: "
-                f"set it on the strategy inside, strategy.inner.{name} = ..., before the start"
+                f"{kind}: setting {name!r} would change nothing in the strategy inside: "
+                f"set it there, strategy.inner.{name} = ..., before the start"
             )
         super().__setattr__(name, value)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
+from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAvg
@@ -222,3 +223,51 @@ def test_the_log_says_before_the_greeting_that_an_error_is_expected(tmp_path, ca
     federate(tmp_path / "s", grid=FleetGrid(app=app(), size=1), inner=fedavg(1), rounds=1, initial=small_floats())
     expected = next(at for at, line in enumerate(caplog.messages) if "an error of its handler now, which is" in line)
     assert "gets plain arrays until it answers" in "".join(caplog.messages[expected:])
+
+
+@pytest.mark.parametrize("ours", [OURS, []], ids=["with the mod", "without"])
+def test_a_client_of_flowers_older_api_is_told_how_to_upgrade(tmp_path, caplog, ours):
+    class Older(NumPyClient):
+        def fit(self, parameters, config):
+            return parameters, 1, {}
+
+    grid = FleetGrid(app=ClientApp(lambda context: Older().to_client(), mods=ours), size=2)
+    federate(tmp_path / "s", grid=grid, inner=fedavg(2), rounds=1, initial=small_floats())
+    (said,) = [line for line in caplog.messages if "older API" in line]
+    assert "@app.train() and @app.evaluate(), as the guide says, https://flower.ai/docs" in said
+
+
+class Alternating(FedAvg):
+    """Other handlers in every second round."""
+
+    def configure_train(self, server_round, *args):
+        kind = "train.local" if server_round % 2 else "train"
+        messages = super().configure_train(server_round, *args)
+        return [Message(each.content, each.metadata.dst_node_id, kind) for each in messages]
+
+
+@pytest.mark.parametrize("where", ["app", "local", "default", "one client"])
+def test_an_app_of_several_handlers_and_clients_of_several_apps_train_as_without_us(tmp_path, where):
+    def made(number, ours):
+        before = {"app": ours if where == "app" or (where == "one client" and number) else []}
+        one = ClientApp(mods=before["app"])
+        for action in ([], ["local"]):
+            mods = ours if where == (action[0] if action else "default") else []
+
+            @one.train(*action, mods=mods)
+            def trains(message, context, action=action):
+                number, partition = message.content["config"]["server-round"], context.node_config["partition-id"]
+                content = {"arrays": drift(message.content["arrays"], number + 10 * len(action), partition)}
+                content["metrics"] = MetricRecord({"num-examples": 1 + partition})
+                return Message(RecordDict(content), reply_to=message)
+
+        return one
+
+    def grid(ours):
+        return by_partition(FleetGrid(app=lambda number: made(number, ours), size=CLIENTS))
+
+    want = Alternating(**ALL, fraction_evaluate=0.0).start(grid([]), small_floats(), num_rounds=ROUNDS)
+    inner = Alternating(**ALL, fraction_evaluate=0.0)
+    run = federate(tmp_path / "s", grid=grid(OURS), inner=inner, rounds=ROUNDS, initial=small_floats())
+    assert to_artifact(run.result.arrays) == to_artifact(want.arrays)
+    assert [row.failures for row in run.rows] == [0] * (ROUNDS + 1)
