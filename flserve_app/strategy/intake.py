@@ -152,5 +152,5 @@ def _check_answer(answer: Answer | None) -> None:
 
 def last_line(reason: str) -> str:
     """Return the end of a traceback, which says what it was."""
-    lines = [line.removesuffix("'>") for line in map(plain, reason[-LONGEST_REASON:].splitlines()) if line]
+    lines = [line for line in map(plain, reason[-LONGEST_REASON:].splitlines()) if line]
     return lines[-1] if lines else "no reason given"
