@@ -41,7 +41,7 @@ from flserve_app.strategy.parcel import model_key
 from flserve_app.strategy.spoken import Spoken
 from flserve_app.text import plain
 
-EXPECTED = "one without versioned_mod may log an error of its handler now, which is expected, and gets plain arrays"
+EXPECTED = "one without versioned_mod may log an error of its handler now, which is expected: it goes on as without us"
 FIRST = "train"  # the type of a greeting before it is known what the node will be sent
 HELLO_SECONDS = 120.0
 START_SECONDS = 15.0  # a node that loads torch answers late, and who is in round 1 must not depend on the weather
