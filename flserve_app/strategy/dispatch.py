@@ -82,14 +82,13 @@ class Dispatch:
         """Return a strategy's message with what it delivers."""
         parcel = open_message(message)
         key = model_key(message, self._publisher.record, self._model_key)
-        fleet = self._roster.fleet
-        client = fleet.get(parcel.node_id)
+        client = self._roster.fleet.get(parcel.node_id)
         parcel = replace(parcel, identity=client.identity)
         if key is None:
             return parcel
         self._model_key = key
         artifact = self._publisher.artifact_of(parcel.content.array_records[key])
-        delivers = client.versioned and parcel.node_id in fleet.clients
+        delivers = self._roster.delivers(parcel.node_id, parcel.message_type)
         return replace(parcel, arrays=key, target=artifact.digest, delivers=delivers)
 
     def beside(self, waiting: list[tuple[Message, Parcel]]) -> list[tuple[Message, Parcel]]:

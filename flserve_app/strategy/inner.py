@@ -95,6 +95,7 @@ class Inner:
         self._follows = follows
         self.strategy = strategy
         self._seed = seed
+        self.told: Callable[[int], int] = lambda number: number  # what the strategy is told of a round, by its number
         self._refused = refused
         self._averages = next((each for each in nested(strategy) if isinstance(each, FedAvg)), None)
         self._finite = self.traits.finite if nonfinite is None else nonfinite == "leave_out"
@@ -124,7 +125,7 @@ class Inner:
                 if isinstance(each, FedAvgM):
                     each.current_arrays = seen
         with drawing(self._seed, number, "train"):
-            messages = list(self.strategy.configure_train(number, seen, config, grid))
+            messages = list(self.strategy.configure_train(self.told(number), seen, config, grid))
         if seen is not arrays:
             put_together(messages, seen, arrays, integers)
         return messages
@@ -132,7 +133,7 @@ class Inner:
     def configure_evaluate(self, number: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
         """Return the messages of a round of evaluation."""
         with drawing(self._seed, number, "evaluate"):
-            return list(self.strategy.configure_evaluate(number, arrays, config, grid))
+            return list(self.strategy.configure_evaluate(self.told(number), arrays, config, grid))
 
     def aggregate_train(self, number: int, replies: Iterable[Message], like: Artifact) -> tuple[Trained, list[Message]]:
         """Return what the strategy makes of the replies, in the model's dtypes, and those that it made it of.
@@ -164,7 +165,7 @@ class Inner:
         """
 
         def aggregate(given: list[Message]) -> MetricRecord | None:
-            return self.strategy.aggregate_evaluate(number, given)
+            return self.strategy.aggregate_evaluate(self.told(number), given)
 
         return self._asked(EVALUATE, aggregate, self._usable(replies, None), None)[0]
 
@@ -199,7 +200,7 @@ class Inner:
 
     def _aggregated(self, number: int, replies: list[Message], like: Artifact) -> Aggregate:
         integers = set_aside(replies, like, self.weighted_by) if self._beside else {}
-        arrays, metrics = self.strategy.aggregate_train(number, replies)
+        arrays, metrics = self.strategy.aggregate_train(self.told(number), replies)
         if arrays is not None and integers:
             arrays = join(arrays, integers, list(like))
         return (in_range(arrays, like) if arrays is not None and self._all_flowers(TRAIN) else arrays), metrics

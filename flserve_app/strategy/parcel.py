@@ -46,6 +46,19 @@ class Parcel:
     beside: Mapping[str, str] = field(default_factory=dict)
     given_beside: Mapping[str, str] = field(default_factory=dict)
 
+    def message(self) -> Message:
+        """Return the strategy's message anew."""
+        return Message(
+            self.content,
+            dst_node_id=self.node_id,
+            message_type=self.message_type,
+            ttl=self.ttl,
+            group_id=self.group_id,
+        )
+
+
+Outgoing = tuple[Message, Parcel]  # what is sent, and what it carries
+
 
 def open_message(message: Message) -> Parcel:
     """Return a strategy's message as a parcel without a delivery."""
@@ -85,3 +98,17 @@ def model_key(message: Message, published: ArrayRecord, usual: str) -> str | Non
 
     records = message.content.array_records
     return min(records, key=lambda key: unlike(key, records[key]), default=None)
+
+
+def brings_model(message: Message) -> bool:
+    """Whether a message brings a handler a model."""
+    return (
+        message.has_content()
+        and message.metadata.message_type.split(".")[0] in ("train", "evaluate")
+        and bool(message.content.array_records)
+    )
+
+
+def trains(message: Message) -> bool:
+    """Whether a message delivers a model for training."""
+    return brings_model(message) and message.metadata.message_type.split(".")[0] == "train"

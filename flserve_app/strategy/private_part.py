@@ -73,6 +73,12 @@ class PrivatePart:
         self._take(Private(layout=layout, values=values))
         return shared
 
+    def shared(self, model: Artifact) -> Artifact:
+        """Return what of a model goes on with the history that was begun: all of it if it has no private tensors."""
+        if self._initial is None or not set(self._initial.layout.names) <= set(model):
+            return model
+        return self._initial.layout.parted(model)[0]
+
     def recall(self, found: State | None, version: str, shared: Artifact) -> State | None:
         """Go on with the history of a stored version; return what else its state holds.
 
@@ -110,9 +116,11 @@ class PrivatePart:
         """Return a version's state with the private part's beginning; as it is if nothing is private."""
         return attached(state, _MARK, self._bytes) if self._initial is not None else state
 
-    def admits(self, client: Client) -> bool:
-        """Whether a client can be sent the model: if something is private, it has to know how to keep that."""
-        return self._initial is None or (client.versioned and PRIVATE in client.takes)
+    def refuses(self, client: Client, *, met: bool) -> str:
+        """Return why a client cannot be sent the model, as it does not keep what is private; empty if it can be."""
+        if self._initial is None or (client.versioned and PRIVATE in client.takes):
+            return ""
+        return "it cannot keep private tensors to itself" if met else "it has not answered its greeting yet"
 
     def told(self, delivery: Delivery, client: Client, *, again: bool) -> tuple[Delivery, int]:
         """Return a delivery that says what is private, and the bytes of what it says beside the key.

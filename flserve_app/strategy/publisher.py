@@ -78,6 +78,11 @@ class Publisher:
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a version: published, or adopted from an earlier run."""
+        return self._current is not None
+
+    @property
     def version(self) -> Version:
         """The newest version."""
         return self._now[0]
