@@ -10,6 +10,8 @@ Rules:
 - Private tensors are the client's own: they are put in their places before the app sees the model, and taken out of
   its reply. A client that has none yet, or lost them, begins with the initial values, and says so in its log.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
+- A reply that would take more bytes with an update than with the arrays as they are goes as it is, and says nothing:
+  as without flserve. What was left out of earlier updates waits.
 - What was left out of earlier updates is settled when a reply is sealed: a handler that fails changes nothing of it,
   and the server says again what it said.
 """
@@ -17,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -24,6 +27,7 @@ from flwr.app import Message, RecordDict
 from flserve_app.artifact import Artifact
 from flserve_app.client.held import Held
 from flserve_app.client.leftover import Leftover, leftover_of, structure_of
+from flserve_app.client.object_size import is_larger
 from flserve_app.client.own_part import own_part, version_at
 from flserve_app.client.private import Private, withhold
 from flserve_app.client.private_files import Trained
@@ -126,9 +130,9 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         if private is not fetched.private:
             trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
             held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
-    update, key = _update(content, fetched, held)
-    if update is not None:
-        del content[key]
+    update = _update(content, fetched, held)
+    if update.payload is not None:
+        del content[update.key]
     put_answer(
         content,
         Answer(
@@ -138,29 +142,47 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             held=held.digests(fetched.delivery.model, fetched.delivery.federation),
             private=fetched.delivery.private,
             base=fetched.delivery.target,
-            arrays=key,
-            payload=None if update is None else payload_array(update),
+            arrays=update.key,
+            payload=None if update.payload is None else payload_array(update.payload),
             fetch_seconds=fetched.seconds,
             train_seconds=train_seconds,
             encode_seconds=time.perf_counter() - started,
         ),
     )
+    if update.payload is not None and fetched.private is None and is_larger(content, reply.content):
+        return reply
+    if update.kept is not None:
+        held.put_beside(fetched.delivery.model, fetched.artifact.nbytes, update.kept, fetched.delivery.federation)
     reply.content = content
     return reply
 
 
-def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | None, str]:
-    """Return the payload of an update and its key, and keep what is left of it and of earlier ones."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Update:
+    """What becomes of a reply's arrays.
+
+    Attributes:
+        payload: The encoded update; None if there is none.
+        key: Of the record that it takes the place of; empty if there is none.
+        kept: What is left of it and of earlier ones, to be kept; None if that is as it was.
+    """
+
+    payload: bytes | None = None
+    key: str = ""
+    kept: Sequence[bytes | memoryview] | None = None
+
+
+def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
+    """Return the update of a reply, with what is left of it and of earlier ones."""
     delivery, model = fetched.delivery, fetched.artifact
     if not delivery.feedback:
-        return _updated(content, fetched, Leftover())[:2]
+        payload, key, _ = _updated(content, fetched, Leftover())
+        return _Update(payload=payload, key=key)
     kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
-    update, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
-    if after is not known or (delivery.afresh and kept is not None):
-        data = after.to_bytes(structure_of(model))
-        held.put_beside(delivery.model, model.nbytes, data, delivery.federation)
-    return update, key
+    payload, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
+    changed = after is not known or (delivery.afresh and kept is not None)
+    return _Update(payload=payload, key=key, kept=after.to_bytes(structure_of(model)) if changed else None)
 
 
 def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover]:
@@ -181,7 +203,8 @@ def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[byt
     """Return the payload of an update, rounded if the server asks for it, and what is left after it."""
     delivery = fetched.delivery
     if not delivery.rounding:
-        return encode(trained, fetched.artifact, delivery.uplink), before
+        return encode(trained, fetched.artifact, delivery.uplink, ties=delivery.ties), before
     feedback = Feedback.from_json(delivery.feedback) if delivery.feedback else Feedback(decay=0.0)
-    sent = send(trained, fetched.artifact, Rounding.from_json(delivery.rounding), feedback, before.residual)
+    rounding = Rounding.from_json(delivery.rounding)
+    sent = send(trained, fetched.artifact, rounding, feedback, before.residual, ties=delivery.ties)
     return sent.payload, before.sent(sent.artifact.digest, sent.residual)

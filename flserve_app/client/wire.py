@@ -44,6 +44,7 @@ PAYLOAD_STYPE = "flserve.payload"
 START = "start"
 MAX_REASON = 400
 MAX_PAYLOADS = 256
+_ADDED = ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation", "ties")
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -72,6 +73,7 @@ class Delivery:
             holds it already.
         recipe: JSON of a recipe to start from; empty if there is none.
         base: For a hello, hex digest of an artifact the client may hold under another name; empty for none.
+        ties: Whether an update may refer from a tensor to an earlier one that is the same.
         federation: Hex name of the history that the versions are of: what a client holds of a model is told to this
             history only, and used by it only; empty for a server that does not know of it.
     """
@@ -93,6 +95,7 @@ class Delivery:
     private: str = ""
     start: Array | None = None
     federation: str = ""
+    ties: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +157,11 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "afresh": delivery.afresh,
         "private": bytes.fromhex(delivery.private),
         "federation": bytes.fromhex(delivery.federation),
+        "ties": delivery.ties,
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation"):
-        if not record[added]:
-            del record[added]
-    _put(content, record, delivery.payloads, delivery.start)
+    told = {key: value for key, value in record.items() if value or key not in _ADDED}
+    _put(content, told, delivery.payloads, delivery.start)
 
 
 def take_delivery(content: RecordDict) -> Delivery | None:
@@ -192,6 +194,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         private=read_digest(record, "private"),
         start=start,
         federation=read_digest(record, "federation"),
+        ties=read_flag(record, "ties"),
     )
 
 

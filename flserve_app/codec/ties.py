@@ -67,7 +67,7 @@ def rounded_alike(
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name, first in ties.items():
         groups[first].append(name)
-    kept, tied = dict(steps), {}
+    kept, tied = dict(steps), dict[str, str]()
     for first, names in groups.items():
         leader = held.get(first, first)
         if all(held.get(name, name) == leader and steps.get(name) == steps.get(first) for name in names):

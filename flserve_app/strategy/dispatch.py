@@ -5,6 +5,8 @@ Rules:
 - Clients without the delivery protocol get plain arrays, as without flserve; and so do those that have not said yet
   whether they know it.
 - What a client is brought from is what was delivered to it, see `roster`.
+- A message that would take more bytes with its delivery than without goes without (`whole_models`), unless the model
+  has private tensors, which are no part of what the strategy wrote.
 - A payload that several messages of a batch carry is one Array, so that Flower uploads it once.
 """
 
@@ -15,9 +17,8 @@ import time
 from dataclasses import replace
 from typing import final
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, Message, RecordDict
 
-from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
@@ -31,6 +32,7 @@ from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
+from flserve_app.strategy.whole_models import WholeModels, costs_more
 
 Shared = dict[Step, Array]
 
@@ -73,6 +75,7 @@ class Dispatch:
         self._roster = roster
         self._uplink = uplink
         self._rounds = rounds
+        self._whole = WholeModels()
 
     def parcel(self, message: Message) -> Parcel:
         """Return a strategy's message with what it delivers."""
@@ -83,35 +86,48 @@ class Dispatch:
         parcel = replace(parcel, identity=client.identity)
         if key is None:
             return parcel
-        artifact = self._publisher.artifact_of(parcel.content.array_records[key])
+        record = parcel.content.array_records[key]
+        artifact = self._publisher.artifact_of(record)
+        whole = self._whole.measured(record, artifact)
         delivers = client.versioned and parcel.node_id in fleet.clients
-        return replace(parcel, arrays=key, target=artifact.digest, delivers=delivers)
+        return replace(
+            parcel, arrays=key, target=artifact.digest, full=whole.nbytes, tied=whole.tied, delivers=delivers
+        )
 
     def address(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel:
         """Write the parcel's delivery into its message, and count it; return the parcel with its plan."""
-        if parcel.delivers:
-            plan, payloads = self._planned(parcel)
-            arrays = tuple(shared.setdefault(step, payload_array(data)) for step, data in payloads.items())
-            recipe = self._recipe(plan)
-            content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
-            delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
-            client = self._roster.fleet.get(parcel.node_id)
-            delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
-            put_delivery(content, delivery)
-            self._roster.gave(parcel.node_id, parcel.target)
-            message.content = content
-            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe) + extra)
-            return replace(parcel, plan=plan, settled=delivery.settled)
-        if parcel.arrays:
-            self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
-        return parcel
+        if not parcel.arrays:
+            return parcel
+        sent = self._delivered(message, parcel, shared) if parcel.delivers else None
+        if sent is None:
+            message.content = parcel.content
+            self._count(message, parcel, "plain", parcel.full)
+        return sent or replace(parcel, plan=None)
+
+    def _delivered(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel | None:
+        """Write a delivery into a message; None where the message takes less without it."""
+        plan, payloads = self._planned(parcel)
+        arrays = tuple(shared.setdefault(step, payload_array(data)) for step, data in payloads.items())
+        recipe = self._recipe(plan)
+        content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
+        delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
+        client = self._roster.fleet.get(parcel.node_id)
+        delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
+        put_delivery(content, delivery)
+        message.content = content
+        nbytes = sum(map(len, payloads.values())) + len(recipe) + extra
+        if not delivery.private and costs_more(content, parcel, len(arrays), nbytes):
+            return None
+        self._roster.gave(parcel.node_id, parcel.target)
+        self._count(message, parcel, plan.kind, nbytes)
+        return replace(parcel, plan=plan, settled=delivery.settled)
 
     def _planned(self, parcel: Parcel) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan and its payloads: the whole artifact for a client that could not follow."""
         started = time.perf_counter()
         client = self._roster.fleet.get(parcel.node_id)
         if parcel.tries:
-            planned = self._publisher.whole(parcel.target)
+            planned = self._publisher.whole(parcel.target, client.takes)
         else:
             bases = self._roster.bases(parcel.node_id, parcel.target)
             planned = self._publisher.deliver(bases, parcel.target, client.takes)
@@ -123,9 +139,9 @@ class Dispatch:
         return "" if plan.kind != "recipe" or recipe is None else recipe.to_json()
 
     def _count(self, message: Message, parcel: Parcel, kind: str, payload: int) -> None:
-        full = _npy_bytes(parcel.content.array_records[parcel.arrays])
+        full = 0 if parcel.tries else parcel.full
         self._ledger.planned("resend" if parcel.tries else kind)
-        self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
+        self._ledger.sent("down", payload=payload, message=message_bytes(message), full=full)
 
     def _delivery(self, parcel: Parcel, arrays: tuple[Array, ...], recipe: str) -> Delivery:
         return Delivery(
@@ -139,6 +155,7 @@ class Dispatch:
             recipe=recipe,
             rounding=self._rounding(parcel),
             federation=self._publisher.federation.name,
+            ties=parcel.tied,
         )
 
     def _rounding(self, parcel: Parcel) -> str:
@@ -163,7 +180,3 @@ class Dispatch:
             # Who says nothing lost its version, and what it carries goes by the history's name.
             afresh=bool(claimed) and not any(map(self._publisher.leads_to_current, claimed)),
         )
-
-
-def _npy_bytes(record: ArrayRecord) -> int:
-    return sum(map(serialised_bytes, record.values()))

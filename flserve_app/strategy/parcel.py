@@ -22,6 +22,8 @@ class Parcel:
         ttl: Time to live in seconds, as the strategy wrote it.
         arrays: Key of the ArrayRecord that is delivered; empty if nothing is.
         target: Hex digest of the artifact that is delivered; empty if nothing is.
+        full: Bytes of its ArrayRecord as Flower sends it.
+        tied: Whether it has tensors that are the same.
         delivers: Whether that goes as a delivery; if not, it goes as it is.
         plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
@@ -36,6 +38,8 @@ class Parcel:
     identity: str = ""
     arrays: str = ""
     target: str = ""
+    full: int = 0
+    tied: bool = False
     delivers: bool = False
     plan: Plan | None = None
     tries: int = 0
