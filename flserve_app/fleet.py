@@ -22,6 +22,7 @@ RECIPE = "recipe"
 PRIVATE = "private"
 EMPTY = "empty"
 TIED = "tied"
+PLAIN = "plain"
 BASIC = frozenset({"full", "lossless", "lossless-small"})
 SHARDS = 512  # a change copies one of them, and the list of all
 _DIGITS = re.compile(r"([0-9]{1,18})")

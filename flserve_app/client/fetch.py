@@ -10,8 +10,8 @@ Rules:
 - Private tensors are the client's own: they are put in their places before the app sees the model, and taken out of
   its reply. A client that has none yet, or lost them, begins with the initial values, and says so in its log.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
-- A reply that would take more bytes with an update than with the arrays as they are goes as it is, and says nothing:
-  as without flserve. What was left out of earlier updates waits.
+- A reply that would take more bytes with an update than with the arrays as they are goes as without flserve, if the
+  server allows it: it says by that that it followed, and what was left out of earlier updates waits.
 - What was left out of earlier updates is settled when a reply is sealed: a handler that fails changes nothing of it,
   and the server says again what it said.
 """
@@ -19,7 +19,6 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -43,6 +42,7 @@ from flserve_app.codec.feedback import Feedback
 from flserve_app.codec.lossy import send
 from flserve_app.codec.rounding import Rounding
 from flserve_app.errors import ArtifactError, CodecError, DigestMismatch, FlserveError
+from flserve_app.fleet import PLAIN, TIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +149,10 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             encode_seconds=time.perf_counter() - started,
         ),
     )
-    if update.payload is not None and fetched.private is None and is_larger(content, reply.content):
-        return reply
-    if update.kept is not None:
-        held.put_beside(fetched.delivery.model, fetched.artifact.nbytes, update.kept, fetched.delivery.federation)
-    reply.content = content
+    plainly = PLAIN in fetched.delivery.allows and is_larger(content, reply.content)
+    _keep(update.before if plainly else update.after, update.kept, fetched, held)
+    if not plainly:
+        reply.content = content
     return reply
 
 
@@ -164,25 +163,36 @@ class _Update:
     Attributes:
         payload: The encoded update; None if there is none.
         key: Of the record that it takes the place of; empty if there is none.
-        kept: What is left of it and of earlier ones, to be kept; None if that is as it was.
+        kept: What is kept of earlier ones; None for what is no use any more, or nothing.
+        before: What is left of those, by what the server says.
+        after: What is left with this one.
     """
 
-    payload: bytes | None = None
-    key: str = ""
-    kept: Sequence[bytes | memoryview] | None = None
+    payload: bytes | None
+    key: str
+    kept: Leftover | None
+    before: Leftover
+    after: Leftover
 
 
 def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
     """Return the update of a reply, with what is left of it and of earlier ones."""
     delivery, model = fetched.delivery, fetched.artifact
-    if not delivery.feedback:
-        payload, key, _ = _updated(content, fetched, Leftover())
-        return _Update(payload=payload, key=key)
-    kept = held.beside(delivery.model, model.nbytes, delivery.federation)
+    kept = None
+    if delivery.feedback:
+        kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
-    payload, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
-    changed = after is not known or (delivery.afresh and kept is not None)
-    return _Update(payload=payload, key=key, kept=after.to_bytes(structure_of(model)) if changed else None)
+    before = known.settled(delivery.settled, owed=delivery.owed) if delivery.feedback else known
+    payload, key, after = _updated(content, fetched, before)
+    stale = delivery.afresh and kept is not None
+    return _Update(payload=payload, key=key, kept=None if stale else known, before=before, after=after)
+
+
+def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -> None:
+    """Keep what is left of updates, unless that is what is kept already."""
+    delivery, model = fetched.delivery, fetched.artifact
+    if delivery.feedback and left is not kept:
+        held.put_beside(delivery.model, model.nbytes, left.to_bytes(structure_of(model)), delivery.federation)
 
 
 def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover]:
@@ -203,8 +213,8 @@ def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[byt
     """Return the payload of an update, rounded if the server asks for it, and what is left after it."""
     delivery = fetched.delivery
     if not delivery.rounding:
-        return encode(trained, fetched.artifact, delivery.uplink, ties=delivery.ties), before
+        return encode(trained, fetched.artifact, delivery.uplink, ties=TIED in delivery.allows), before
     feedback = Feedback.from_json(delivery.feedback) if delivery.feedback else Feedback(decay=0.0)
     rounding = Rounding.from_json(delivery.rounding)
-    sent = send(trained, fetched.artifact, rounding, feedback, before.residual, ties=delivery.ties)
+    sent = send(trained, fetched.artifact, rounding, feedback, before.residual, ties=TIED in delivery.allows)
     return sent.payload, before.sent(sent.artifact.digest, sent.residual)

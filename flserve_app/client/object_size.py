@@ -17,10 +17,9 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_BYTES
 
-from flserve_app.client.tensor_array import serialised_bytes, stream_of
+from flserve_app.client.tensor_array import stream_of
 
 ID_LENGTH = 64  # a hex SHA-256
-LARGEST_TINY = 1 << 20
 NO_TIES: Mapping[str, str] = MappingProxyType({})
 NOTHING: Mapping[str, int] = MappingProxyType({})
 _GLIMPSE = 64  # bytes of a chunk, spread over it, by which nearly all chunks that differ are told apart
@@ -53,12 +52,8 @@ def carried_bytes(content: RecordDict, known: Mapping[str, int] = NOTHING) -> in
 
 
 def is_larger(encoded: RecordDict, plain: RecordDict) -> bool:
-    """Return whether a content takes more bytes with its arrays encoded than as they are.
-
-    No model of more than `LARGEST_TINY` bytes is looked at: what is carried beside an update is nothing to it.
-    """
-    least = sum(serialised_bytes(each) for record in plain.array_records.values() for each in record.values())
-    return least <= LARGEST_TINY and carried_bytes(encoded) > carried_bytes(plain)
+    """Return whether a content takes more bytes with its arrays encoded than as they are."""
+    return carried_bytes(encoded) > carried_bytes(plain)
 
 
 def record_bytes(record: ArrayRecord, ties: Mapping[str, str] = NO_TIES) -> int:

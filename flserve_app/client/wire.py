@@ -30,13 +30,14 @@ from flserve_app.client.fields import (
     read_digest,
     read_digests,
     read_flag,
+    read_identity,
     read_integer,
     read_seconds,
     read_text,
 )
 from flserve_app.client.fields import RECORD as RECORD
 from flserve_app.errors import DeliveryError
-from flserve_app.text import is_identity, plain
+from flserve_app.text import plain
 
 PROTOCOL = 1
 PAYLOAD = "flserve.payload"
@@ -44,7 +45,7 @@ PAYLOAD_STYPE = "flserve.payload"
 START = "start"
 MAX_REASON = 400
 MAX_PAYLOADS = 256
-_ADDED = ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation", "ties")
+_ALWAYS = ("protocol", "action", "model", "version", "target", "arrays", "uplink")
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -73,9 +74,10 @@ class Delivery:
             holds it already.
         recipe: JSON of a recipe to start from; empty if there is none.
         base: For a hello, hex digest of an artifact the client may hold under another name; empty for none.
-        ties: Whether an update may refer from a tensor to an earlier one that is the same.
         federation: Hex name of the history that the versions are of: what a client holds of a model is told to this
             history only, and used by it only; empty for a server that does not know of it.
+        allows: What the reply may be that servers before could not read: `tied` (an update in which a tensor refers to
+            an earlier one), `plain` (as without flserve, where that takes fewer bytes).
     """
 
     action: Action
@@ -95,7 +97,7 @@ class Delivery:
     private: str = ""
     start: Array | None = None
     federation: str = ""
-    ties: bool = False
+    allows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def payload_array(payload: bytes) -> Array:
 
 def put_delivery(content: RecordDict, delivery: Delivery) -> None:
     """Write a delivery into a message's content."""
-    record: dict[str, str | int | bytes | list[bytes]] = {
+    record: dict[str, str | int | bytes | list[bytes] | list[str]] = {
         "protocol": PROTOCOL,
         "action": delivery.action,
         "model": delivery.model,
@@ -157,10 +159,10 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "afresh": delivery.afresh,
         "private": bytes.fromhex(delivery.private),
         "federation": bytes.fromhex(delivery.federation),
-        "ties": delivery.ties,
+        "allows": list(delivery.allows),
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    told = {key: value for key, value in record.items() if value or key not in _ADDED}
+    told = {key: value for key, value in record.items() if value or key in _ALWAYS}
     _put(content, told, delivery.payloads, delivery.start)
 
 
@@ -194,7 +196,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         private=read_digest(record, "private"),
         start=start,
         federation=read_digest(record, "federation"),
-        ties=read_flag(record, "ties"),
+        allows=read_capabilities(record, "allows"),
     )
 
 
@@ -235,7 +237,7 @@ def take_answer(content: RecordDict) -> Answer | None:
         raise DeliveryError(f"answer: status is {status!r}, expected 'hello', 'ok' or 'nack'")
     return Answer(
         status=cast(Status, status),
-        identity=_identity(read_text(record, "identity")),
+        identity=read_identity(record, "identity"),
         partitions=read_integer(record, "partitions"),
         held=read_digests(record, "held"),
         capabilities=read_capabilities(record, "takes"),
@@ -289,12 +291,3 @@ def _carried(carried: object) -> tuple[tuple[Array, ...], Array | None]:
     if (not keys and start is None) or len(keys) > MAX_PAYLOADS or set(arrays) != set(keys):
         raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
     return tuple(arrays[key] for key in keys), start
-
-
-def _identity(value: str) -> str:
-    if not is_identity(value):
-        raise DeliveryError(
-            f"answer: identity {plain(value, 80)!r} is not 1 to 128 letters, digits, dots, dashes, underscores, "
-            "a letter or digit first"
-        )
-    return value

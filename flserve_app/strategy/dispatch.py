@@ -23,7 +23,7 @@ from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
-from flserve_app.fleet import PRIVATE
+from flserve_app.fleet import PLAIN, PRIVATE, TIED
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
@@ -32,7 +32,7 @@ from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
-from flserve_app.strategy.whole_models import WholeModels, costs_more
+from flserve_app.strategy.whole_models import MOST_EVALUATED, MOST_UPDATED, WholeModels, costs_more
 
 Shared = dict[Step, Array]
 
@@ -99,10 +99,11 @@ class Dispatch:
         if not parcel.arrays:
             return parcel
         sent = self._delivered(message, parcel, shared) if parcel.delivers else None
-        if sent is None:
-            message.content = parcel.content
-            self._count(message, parcel, "plain", parcel.full)
-        return sent or replace(parcel, plan=None)
+        if sent is not None:
+            return sent
+        message.content = parcel.content
+        self._count(message, parcel, "plain", parcel.full)
+        return replace(parcel, implied=() if parcel.delivers else None)
 
     def _delivered(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel | None:
         """Write a delivery into a message; None where the message takes less without it."""
@@ -120,7 +121,8 @@ class Dispatch:
             return None
         self._roster.gave(parcel.node_id, parcel.target)
         self._count(message, parcel, plan.kind, nbytes)
-        return replace(parcel, plan=plan, settled=delivery.settled)
+        implied = (parcel.target,) if PLAIN in delivery.allows else None
+        return replace(parcel, plan=plan, settled=delivery.settled, implied=implied)
 
     def _planned(self, parcel: Parcel) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan and its payloads: the whole artifact for a client that could not follow."""
@@ -155,8 +157,14 @@ class Dispatch:
             recipe=recipe,
             rounding=self._rounding(parcel),
             federation=self._publisher.federation.name,
-            ties=parcel.tied,
+            allows=self._allowed(parcel),
         )
+
+    def _allowed(self, parcel: Parcel) -> tuple[str, ...]:
+        # Said only where it matters: it costs bytes itself.
+        most = MOST_UPDATED if parcel.message_type.split(".")[0] == "train" else MOST_EVALUATED
+        tiny = parcel.full <= most and not self._private.key
+        return (*((TIED,) if parcel.tied else ()), *((PLAIN,) if tiny else ()))
 
     def _rounding(self, parcel: Parcel) -> str:
         if self._rounds is None or parcel.message_type.split(".")[0] != "train":

@@ -266,12 +266,9 @@ class VersionedGrid(Grid):
 
     def _read(self, reply: Message, parcel: Parcel) -> Message:
         read, answer = self._intake.read(reply, parcel)
-        number = self._publisher.number_of(parcel.target)
-        version = number if number >= 0 else None
-        if answer is None and parcel.delivers and read.has_content():
-            self._roster.worked(parcel.node_id, version)  # as without flserve: that took fewer bytes
         if answer is not None:
-            self._roster.heard(parcel.node_id, answer, version if answer.status == "ok" else None)
+            version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
+            self._roster.heard(parcel.node_id, answer, version if version >= 0 else None)
             if answer.status == "ok":
                 self._settlements.told(parcel.identity, parcel.settled)
             if answer.status == "nack":

@@ -76,7 +76,7 @@ class Intake:
             log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _last_line(str(reply.error.reason or "")))
             return reply, None
         content = RecordDict(dict(reply.content))
-        answer = take_answer(content)
+        answer = take_answer(content) or _implied(parcel)
         _check_answer(answer)
         if answer is None or answer.payload is None:
             plain = sum(map(record_bytes, content.array_records.values()))
@@ -131,6 +131,11 @@ class Intake:
         trained = decode(answer.payload.data, base, max_bytes=self._most_bytes, max_tensors=self._most_tensors)
         self._ledger.spent("decode", time.perf_counter() - started)
         return trained
+
+
+def _implied(parcel: Parcel) -> Answer | None:
+    """Return what a client says by a reply without an answer, where it may leave that out: it followed."""
+    return None if parcel.implied is None else Answer(status="ok", identity=parcel.identity, held=parcel.implied)
 
 
 def _check_answer(answer: Answer | None) -> None:

@@ -27,6 +27,7 @@ class Parcel:
         delivers: Whether that goes as a delivery; if not, it goes as it is.
         plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
+        implied: Digests of what a client holds that replies without an answer; None if that says nothing.
         settled: Digests of the client's updates that it says were aggregated.
     """
 
@@ -43,6 +44,7 @@ class Parcel:
     delivers: bool = False
     plan: Plan | None = None
     tries: int = 0
+    implied: tuple[str, ...] | None = None
     settled: tuple[str, ...] = ()
 
 

@@ -147,11 +147,6 @@ class Roster:
             keeps=answer.private,
         )
 
-    def worked(self, node_id: int, version: int | None) -> None:
-        """Note that a client worked with a version and did not say what it holds since."""
-        known = self.fleet.get(node_id)
-        self.fleet = self.fleet.put(replace(known, held=(), version=known.version if version is None else version))
-
     def gave(self, node_id: int, digest: str) -> None:
         """Note that an artifact was delivered to a node: to its identity, which outlives it."""
         self._note_given(self.fleet.get(node_id).identity, (digest,))

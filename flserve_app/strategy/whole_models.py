@@ -4,8 +4,8 @@ Rules:
 - What a model takes in full are its ArrayRecord's distinct objects, as Flower carries them: tied weights once.
 - A message that takes more bytes with its delivery than as the strategy wrote it goes as the strategy wrote it, to a
   client that then answers as without flserve. So a tiny model costs no more than it would, greetings aside.
-- Beside the message counts what an answer adds to the reply. Where an update comes back, the client itself sends
-  whichever is smaller; nothing is added then.
+- Of models up to some size a client may do the same with its reply. One without an answer then says that the client
+  followed: who does not follow answers with a refusal.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import final
 
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
 from flserve_app.artifact import Artifact
-from flserve_app.client.object_size import carried_bytes, object_bytes, record_bytes
-from flserve_app.client.wire import Answer, put_answer
+from flserve_app.client.object_size import carried_bytes, record_bytes
 from flserve_app.codec.ties import ties_of
 from flserve_app.strategy.parcel import Parcel
 
+MOST_UPDATED = 1 << 16  # bytes of a model beside which those that its update carries with it count
+MOST_EVALUATED = 1 << 12  # and beside which those of an answer alone count
 MOST_OVERHEAD = 4096  # what a delivery takes beside its payloads, at most
 _PAYLOAD_OVERHEAD = 512
 _MOST_KEPT = 16
@@ -74,24 +75,4 @@ def costs_more(delivered: RecordDict, parcel: Parcel, payloads: int, nbytes: int
     """
     if nbytes + MOST_OVERHEAD + payloads * _PAYLOAD_OVERHEAD < parcel.full:
         return False  # of nearly all models: nothing is measured
-    answer = 0 if parcel.message_type.split(".")[0] == "train" else _answer_bytes(parcel)
-    plain = carried_bytes(parcel.content, {parcel.arrays: parcel.full})
-    return carried_bytes(delivered) + answer > plain
-
-
-def _answer_bytes(parcel: Parcel) -> int:
-    """Return what an answer adds to a reply that has something else in it."""
-    answer = Answer(
-        status="ok",
-        identity=parcel.identity,
-        partitions=1,
-        held=(parcel.target,),
-        base=parcel.target,
-        fetch_seconds=1.0,
-        train_seconds=1.0,
-        encode_seconds=1.0,
-    )
-    without = RecordDict({"metrics": ConfigRecord()})
-    content = RecordDict(dict(without))
-    put_answer(content, answer)
-    return object_bytes(content) - object_bytes(without)
+    return carried_bytes(delivered) > carried_bytes(parcel.content, {parcel.arrays: parcel.full})
