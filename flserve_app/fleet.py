@@ -22,6 +22,7 @@ RECIPE = "recipe"
 PRIVATE = "private"
 EMPTY = "empty"
 TIED = "tied"
+INLINE = "inline"
 PLAIN = "plain"
 BASIC = frozenset({"full", "lossless", "lossless-small"})
 SHARDS = 512  # a change copies one of them, and the list of all
@@ -40,9 +41,9 @@ class Client:
         version: Number of the newest version it worked with; None before the first.
         last_round: Round of its last answer.
         takes: What it can be sent: `chain` (several payloads in one delivery), `recipe` (a model to build), `private`
-            (a model of which it keeps a part to itself), `tied` (payloads in which a tensor refers to an earlier one)
-            and names of codecs; `empty` says that it carries nothing of earlier updates. One that never said so takes
-            what all releases took.
+            (a model of which it keeps a part to itself), `tied` (payloads in which a tensor refers to an earlier one),
+            `inline` (small payloads in the ConfigRecord) and names of codecs; `empty` says that it carries nothing of
+            earlier updates. One that never said so takes what all releases took.
         keeps: Key of the layout of the private tensors that it keeps; empty if it keeps none.
     """
 

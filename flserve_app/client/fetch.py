@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 
 from flserve_app.artifact import Artifact
+from flserve_app.client.carried import inlined
 from flserve_app.client.held import Held
 from flserve_app.client.leftover import Leftover, leftover_of, structure_of
 from flserve_app.client.object_size import is_larger
@@ -149,11 +150,19 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             encode_seconds=time.perf_counter() - started,
         ),
     )
-    plainly = PLAIN in fetched.delivery.allows and is_larger(content, reply.content)
-    _keep(update.before if plainly else update.after, update.kept, fetched, held)
-    if not plainly:
-        reply.content = content
+    if PLAIN in fetched.delivery.allows:
+        content = _smallest(content, reply.content)
+    _keep(update.before if content is reply.content else update.after, update.kept, fetched, held)
+    reply.content = content
     return reply
+
+
+def _smallest(content: RecordDict, plain: RecordDict) -> RecordDict:
+    """Return the content of a reply, or with its update inline, or as the app wrote it, if the one before is larger."""
+    if not is_larger(content, plain):
+        return content
+    lean = inlined(content)
+    return plain if lean is None or is_larger(lean, plain) else lean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 Rules:
 - A train or evaluate message of the server carries a ConfigRecord `flserve` (a `Delivery`) in place of its
   ArrayRecord, and the payloads, if the client needs any, as the Arrays of the ArrayRecord `flserve.payload`
-  (`payload`, `payload.1`, ... in the order they apply in; `start` beside them is what private tensors begin with).
+  (`payload`, `payload.1`, ... in the order they apply in; `start` beside them is what private tensors begin with),
+  or, to who can read them there, in the ConfigRecord (`carried`).
   All other records are the app's own and pass untouched.
 - A reply carries a ConfigRecord `flserve` (an `Answer`); a train reply's ArrayRecord travels as a payload
   relative to the version the client was given.
@@ -23,6 +24,12 @@ from typing import Literal, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from flserve_app.client.carried import MAX_PAYLOADS as MAX_PAYLOADS
+from flserve_app.client.carried import PAYLOAD as PAYLOAD
+from flserve_app.client.carried import PAYLOAD_STYPE as PAYLOAD_STYPE
+from flserve_app.client.carried import START, payloads_of
+from flserve_app.client.carried import payload_array as payload_array
+from flserve_app.client.carried import payload_key as payload_key
 from flserve_app.client.fields import (
     MAX_CAPABILITIES,
     MAX_HELD,
@@ -40,11 +47,7 @@ from flserve_app.errors import DeliveryError
 from flserve_app.text import plain
 
 PROTOCOL = 1
-PAYLOAD = "flserve.payload"
-PAYLOAD_STYPE = "flserve.payload"
-START = "start"
 MAX_REASON = 400
-MAX_PAYLOADS = 256
 _ALWAYS = ("protocol", "action", "model", "version", "target", "arrays", "uplink")
 
 Action = Literal["hello", "deliver"]
@@ -77,7 +80,7 @@ class Delivery:
         federation: Hex name of the history that the versions are of: what a client holds of a model is told to this
             history only, and used by it only; empty for a server that does not know of it.
         allows: What the reply may be that servers before could not read: `tied` (an update in which a tensor refers to
-            an earlier one), `plain` (as without flserve, where that takes fewer bytes).
+            an earlier one), `plain` (where that takes fewer bytes, an update inline, or as without flserve).
     """
 
     action: Action
@@ -133,11 +136,6 @@ class Answer:
     fetch_seconds: float = 0.0
     train_seconds: float = 0.0
     encode_seconds: float = 0.0
-
-
-def payload_array(payload: bytes) -> Array:
-    """Wrap payload bytes as an Array that Flower carries and shares by content."""
-    return Array("uint8", (len(payload),), PAYLOAD_STYPE, payload)
 
 
 def put_delivery(content: RecordDict, delivery: Delivery) -> None:
@@ -261,11 +259,6 @@ def _put(
         content[PAYLOAD] = ArrayRecord(carried if start is None else {**carried, START: start})
 
 
-def payload_key(at: int) -> str:
-    """Return the name of a delivery's payload number `at`, from 0."""
-    return f"payload.{at}" if at else "payload"
-
-
 def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...], Array | None]:
     record = content.pop(RECORD, None)
     carried = content.pop(PAYLOAD, None)
@@ -275,19 +268,4 @@ def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...], 
         raise DeliveryError(f"record {RECORD!r} is a {type(record).__name__}, expected a ConfigRecord")
     if record.get("protocol") != PROTOCOL:
         raise DeliveryError(f"delivery protocol is {record.get('protocol')!r}, expected {PROTOCOL}")
-    return record, *_carried(carried)
-
-
-def _carried(carried: object) -> tuple[tuple[Array, ...], Array | None]:
-    """Return the payloads in their order, and what private tensors begin with."""
-    if carried is None:
-        return (), None
-    arrays = dict(carried) if isinstance(carried, ArrayRecord) else {}
-    for array in arrays.values():
-        if array.stype != PAYLOAD_STYPE:
-            raise DeliveryError(f"payload is serialised as {array.stype!r}, expected {PAYLOAD_STYPE!r}")
-    start = arrays.pop(START, None)
-    keys = [payload_key(at) for at in range(len(arrays))]
-    if (not keys and start is None) or len(keys) > MAX_PAYLOADS or set(arrays) != set(keys):
-        raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
-    return tuple(arrays[key] for key in keys), start
+    return record, *payloads_of(record, carried)

@@ -5,8 +5,8 @@ Rules:
 - Clients without the delivery protocol get plain arrays, as without flserve; and so do those that have not said yet
   whether they know it.
 - What a client is brought from is what was delivered to it, see `roster`.
-- A message that would take more bytes with its delivery than without goes without (`whole_models`), unless the model
-  has private tensors, which are no part of what the strategy wrote.
+- A message that would take more bytes with its delivery than without has its payload inline (`carried`) or, if that
+  does not help, goes without (`whole_models`); not where the model has private tensors, which the strategy never had.
 - A payload that several messages of a batch carry is one Array, so that Flower uploads it once.
 """
 
@@ -19,11 +19,12 @@ from typing import final
 
 from flwr.app import Array, Message, RecordDict
 
+from flserve_app.client.carried import inlined
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
-from flserve_app.fleet import PLAIN, PRIVATE, TIED
+from flserve_app.fleet import INLINE, PLAIN, PRIVATE, TIED
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
@@ -32,9 +33,9 @@ from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
-from flserve_app.strategy.whole_models import MOST_EVALUATED, MOST_UPDATED, WholeModels, costs_more
+from flserve_app.strategy.whole_models import MOST_TINY, WholeModels, costs_more
 
-Shared = dict[Step, Array]
+Shared = dict[tuple[Step, bool], Array]
 
 
 @final
@@ -108,17 +109,22 @@ class Dispatch:
     def _delivered(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel | None:
         """Write a delivery into a message; None where the message takes less without it."""
         plan, payloads = self._planned(parcel)
-        arrays = tuple(shared.setdefault(step, payload_array(data)) for step, data in payloads.items())
+        client = self._roster.fleet.get(parcel.node_id)
+        # Those who know no ties get other bytes for the same step.
+        keys = [(step, TIED in client.takes) for step in payloads]
+        arrays = tuple(shared.setdefault(key, payload_array(payloads[key[0]])) for key in keys)
         recipe = self._recipe(plan)
         content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
         delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
-        client = self._roster.fleet.get(parcel.node_id)
         delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
         put_delivery(content, delivery)
-        message.content = content
         nbytes = sum(map(len, payloads.values())) + len(recipe) + extra
         if not delivery.private and costs_more(content, parcel, len(arrays), nbytes):
-            return None
+            lean = inlined(content) if INLINE in client.takes else None
+            if lean is None or costs_more(lean, parcel, len(arrays), nbytes):
+                return None
+            content = lean
+        message.content = content
         self._roster.gave(parcel.node_id, parcel.target)
         self._count(message, parcel, plan.kind, nbytes)
         implied = (parcel.target,) if PLAIN in delivery.allows else None
@@ -162,8 +168,7 @@ class Dispatch:
 
     def _allowed(self, parcel: Parcel) -> tuple[str, ...]:
         # Said only where it matters: it costs bytes itself.
-        most = MOST_UPDATED if parcel.message_type.split(".")[0] == "train" else MOST_EVALUATED
-        tiny = parcel.full <= most and not self._private.key
+        tiny = parcel.full <= MOST_TINY and not self._private.key
         return (*((TIED,) if parcel.tied else ()), *((PLAIN,) if tiny else ()))
 
     def _rounding(self, parcel: Parcel) -> str:

@@ -2,8 +2,9 @@
 
 Rules:
 - What a model takes in full are its ArrayRecord's distinct objects, as Flower carries them: tied weights once.
-- A message that takes more bytes with its delivery than as the strategy wrote it goes as the strategy wrote it, to a
-  client that then answers as without flserve. So a tiny model costs no more than it would, greetings aside.
+- A message that takes more bytes with its delivery, however it is put, than as the strategy wrote it goes as the
+  strategy wrote it, to a client that then answers as without flserve. So a tiny model costs no more than it would,
+  greetings aside.
 - Of models up to some size a client may do the same with its reply. One without an answer then says that the client
   followed: who does not follow answers with a refusal.
 """
@@ -21,8 +22,7 @@ from flserve_app.client.object_size import carried_bytes, record_bytes
 from flserve_app.codec.ties import ties_of
 from flserve_app.strategy.parcel import Parcel
 
-MOST_UPDATED = 1 << 16  # bytes of a model beside which those that its update carries with it count
-MOST_EVALUATED = 1 << 12  # and beside which those of an answer alone count
+MOST_TINY = 1 << 16  # bytes of a model beside which those that a reply carries with it count
 MOST_OVERHEAD = 4096  # what a delivery takes beside its payloads, at most
 _PAYLOAD_OVERHEAD = 512
 _MOST_KEPT = 16
