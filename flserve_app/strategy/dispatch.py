@@ -33,7 +33,7 @@ from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
-from flserve_app.strategy.whole_models import MOST_TINY, WholeModels, costs_more
+from flserve_app.strategy.whole_models import ANSWER_BYTES, MOST_TINY, WholeModels, costs_more
 
 Shared = dict[tuple[Step, bool], Array]
 
@@ -119,6 +119,10 @@ class Dispatch:
         delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
         put_delivery(content, delivery)
         nbytes = sum(map(len, payloads.values())) + len(recipe) + extra
+        train = parcel.message_type.split(".")[0] == "train"
+        if not (delivery.private or train) and costs_more(content, parcel, len(arrays), nbytes, ANSWER_BYTES):
+            delivery = replace(delivery, allows=(*delivery.allows, PLAIN))
+            put_delivery(content, delivery)
         if not delivery.private and costs_more(content, parcel, len(arrays), nbytes):
             lean = inlined(content) if INLINE in client.takes else None
             if lean is None or costs_more(lean, parcel, len(arrays), nbytes):
@@ -167,8 +171,8 @@ class Dispatch:
         )
 
     def _allowed(self, parcel: Parcel) -> tuple[str, ...]:
-        # Said only where it matters: it costs bytes itself.
-        tiny = parcel.full <= MOST_TINY and not self._private.key
+        # Said only where it matters: it costs bytes itself. Of a reply without arrays it is said by `_delivered`.
+        tiny = parcel.message_type.split(".")[0] == "train" and parcel.full <= MOST_TINY and not self._private.key
         return (*((TIED,) if parcel.tied else ()), *((PLAIN,) if tiny else ()))
 
     def _rounding(self, parcel: Parcel) -> str:

@@ -5,8 +5,9 @@ Rules:
 - A message that takes more bytes with its delivery, however it is put, than as the strategy wrote it goes as the
   strategy wrote it, to a client that then answers as without flserve. So a tiny model costs no more than it would,
   greetings aside.
-- Of models up to some size a client may do the same with its reply. One without an answer then says that the client
-  followed: who does not follow answers with a refusal.
+- Of models up to some size a client may do the same with its update, and leave out the answer to an evaluation that
+  would otherwise take more than without flserve. A reply without an answer then says that the client followed: who does
+  not follow answers with a refusal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from flserve_app.client.object_size import carried_bytes, record_bytes
 from flserve_app.codec.ties import ties_of
 from flserve_app.strategy.parcel import Parcel
 
-MOST_TINY = 1 << 16  # bytes of a model beside which those that a reply carries with it count
+MOST_TINY = 1 << 16  # bytes of a model beside which those that an update carries with it count
+ANSWER_BYTES = 400  # what an answer adds to a reply, about
 MOST_OVERHEAD = 4096  # what a delivery takes beside its payloads, at most
 _PAYLOAD_OVERHEAD = 512
 _MOST_KEPT = 16
@@ -64,7 +66,7 @@ class WholeModels:
         return found
 
 
-def costs_more(delivered: RecordDict, parcel: Parcel, payloads: int, nbytes: int) -> bool:
+def costs_more(delivered: RecordDict, parcel: Parcel, payloads: int, nbytes: int, more: int = 0) -> bool:
     """Return whether a message takes more bytes with a delivery than as the strategy wrote it.
 
     Args:
@@ -72,7 +74,8 @@ def costs_more(delivered: RecordDict, parcel: Parcel, payloads: int, nbytes: int
         parcel: What the strategy wrote.
         payloads: How many payloads it has.
         nbytes: Their bytes.
+        more: What else it takes.
     """
     if nbytes + MOST_OVERHEAD + payloads * _PAYLOAD_OVERHEAD < parcel.full:
         return False  # of nearly all models: nothing is measured
-    return carried_bytes(delivered) > carried_bytes(parcel.content, {parcel.arrays: parcel.full})
+    return carried_bytes(delivered) + more > carried_bytes(parcel.content, {parcel.arrays: parcel.full})
