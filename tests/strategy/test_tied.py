@@ -69,7 +69,7 @@ def test_the_model_has_its_embedding_under_every_name():
     assert set(ties_of(to_artifact(initial(3)))) == {f"heads.{at}.weight" for at in range(3)}
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("copies", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("codec", CODECS)
 def test_it_takes_no_more_than_in_plain_flower(tmp_path, codec, copies):
     plain, _ = plain_run(copies)
@@ -84,7 +84,7 @@ def test_it_takes_no_more_than_in_plain_flower(tmp_path, codec, copies):
 
 
 @pytest.mark.parametrize("codec", ["full", "lossless", "lossless-small"])
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("copies", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_it_ends_as_plain_flower_does_to_the_last_bit(tmp_path, codec, copies):
     assert to_artifact(run(tmp_path / "s", codec, copies).result.arrays).digest == plain_run(copies)[1].digest
 

@@ -32,6 +32,8 @@ MODELS = {
     "lenet": model((6, 1, 5, 5), 6, (16, 6, 5, 5), 16, (120, 256), 120, (84, 120), 84, (10, 84), 10),
 }
 
+FAST = ("three numbers", "logistic", "a line")
+
 
 def plain_run(initial, rounds, evaluate):
     grid = FleetGrid(app=numpy_app(mods=()), size=SIZE)
@@ -52,7 +54,9 @@ def exchanges(grid):
 
 @pytest.mark.parametrize("evaluate", [0, SIZE])
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_no_exchange_takes_more_than_in_plain_flower(tmp_path, name, codec, evaluate):
     grid, result = plain_run(MODELS[name], 4, evaluate)
     inner = fedavg(SIZE, SIZE, evaluate)
