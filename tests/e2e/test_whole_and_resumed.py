@@ -1,7 +1,8 @@
 """Runs killed with -9 and resumed end in the digest of one that was not: with either engine, and on SuperNodes.
 
 The table of all codecs, uplinks and roles is in `tests/strategy/test_whole_and_resumed.py`; here are real
-processes, for settings whose clients carry something on. The whole run is made in this process: it ends alike everywhere.
+processes, for settings whose clients carry something on. The whole run is made in this process: it ends alike
+everywhere.
 """
 
 import json
