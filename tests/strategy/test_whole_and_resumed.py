@@ -87,7 +87,6 @@ def ends_alike(folder, points, **settings):
         ("lossless", "lossless", ROLES, "FedAvg"),
         ("grid", "grid", None, "FedAvg"),
         ("topk", "topk", ROLES, "FedAdam"),
-        ("lossless", "topk", None, "FedAvg"),
     ],
 )
 def test_whole_and_resumed_end_in_one_digest(tmp_path, down, up, roles, inner):
