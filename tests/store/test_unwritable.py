@@ -63,11 +63,13 @@ def test_no_state_is_seen_that_never_was(path, journal):
     end, file, seen, failed = threading.Event(), UnwritableFile(path, 60), set(), []
     with writer(path) as connection:
         connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("BEGIN")
         connection.executemany("INSERT INTO pairs VALUES (?, ?)", [(0, 0)] * 2000)
+        connection.execute("COMMIT")
 
     def write():
         number = 0
-        while not end.wait(0.03):  # or a reader that waits for the lock hardly ever gets it
+        while not end.wait(0.01):  # or a reader that waits for the lock hardly ever gets it
             number += 1
             with writer(path) as connection:
                 connection.execute("UPDATE pairs SET a = ?, b = ?", (number, number))
@@ -76,7 +78,7 @@ def test_no_state_is_seen_that_never_was(path, journal):
     thread.start()
     try:
         until, reads = time.monotonic() + 20, 0
-        while time.monotonic() < until and (reads < 30 or len(seen) < 4):
+        while time.monotonic() < until and (reads < 60 or len(seen) < 4):
             reads += 1
             found = pairs(file)
             assert len(found) == 2001
