@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from flserve_app.cli import app
 from flserve_app.config import load
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 NAMED = {"<day>/<time>": "DAY/TIME", "[-m] [--resume RUN] [KEY=VALUE ...]": ""}
 
@@ -79,8 +80,6 @@ def test_code_that_is_printed_compiles():
         tomllib.loads(text)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_every_experiment_composes(path):
-    assert load([f"experiment={path.stem}"]).app.num_rounds > 0
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("*.yaml")))
+def test_every_experiment_composes(name):
+    assert load([f"experiment={name}"]).app.num_rounds > 0
