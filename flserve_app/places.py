@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from flserve_app.errors import ConfigError
 from flserve_app.text import plain
@@ -50,6 +54,19 @@ def project_outputs() -> Path:
         raise ConfigError(
             f"no home folder is known (HOME is not set): name one for outputs in {OUTPUTS_VARIABLE}"
         ) from error
+
+
+def published_as(resolved: Mapping[str, Any]) -> str:
+    """Return the name that a run of this resolved configuration publishes under."""
+    return str(resolved["model_name"] or f"{resolved['task']['name']}-{resolved['model']['name']}")
+
+
+def published_as_told(text: str) -> str | None:
+    """Return the name that the run of a config.yaml published under; None if the text does not tell."""
+    try:
+        return published_as(yaml.safe_load(text))
+    except (yaml.YAMLError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _expanded(path: str) -> Path:

@@ -35,7 +35,8 @@ class ErrorBoundary(TyperGroup):
             with stoppable():
                 return super().invoke(ctx)
         except Stopped as stopped:
-            typer.secho(f"error: stopped by {stopped.signal.name}", fg=typer.colors.RED, err=True)
+            said = plain(f"error: stopped by {stopped.signal.name}{stopped.then}", MOST_SHOWN)
+            typer.secho(said, fg=typer.colors.RED, err=True)
             raise typer.Exit(stopped.exit_code) from None
         except FlserveError as error:
             _end(str(error))
@@ -73,7 +74,6 @@ app = typer.Typer(
     cls=ErrorBoundary,
     suggest_commands=not hasattr(exceptions, "NoSuchCommand"),  # newer releases of click suggest by themselves
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

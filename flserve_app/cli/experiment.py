@@ -31,14 +31,22 @@ def run(context: typer.Context) -> None:
         return
     from flserve_app.experiments.sweep import run as run_experiment
 
-    run_experiment(context.args)
+    run_experiment(_resumed(context.args))
+
+
+def _resumed(arguments: list[str]) -> list[str]:
+    if not any(each.startswith("--resume") for each in arguments):
+        return arguments
+    from flserve_app.experiments.going_on import going_on
+
+    return going_on(arguments)
 
 
 def _run_help() -> str:
     from flserve_app.config import conf_dir
 
     known = {path.name: sorted(each.stem for each in path.glob("*.yaml")) for path in conf_dir().iterdir()}
-    return f"""Usage: flserve run [-m] [KEY=VALUE ...]
+    return f"""Usage: flserve run [-m] [--resume RUN] [KEY=VALUE ...]
 
 Run an experiment; with -m a sweep, one job for each combination of values (KEY=A,B).
 
@@ -46,7 +54,7 @@ Run an experiment; with -m a sweep, one job for each combination of values (KEY=
   flserve run task=synthetic seed=7              every task brings the model that fits it
   flserve run experiment=tutorial codec=topk uplink=topk
   flserve run -m codec=full,lossless seed=1,2    four jobs, and sweep.csv beside them
-  flserve run store=RUN resume=true num_rounds=20
+  flserve run --resume outputs/DAY/TIME num_rounds=20    goes on with that run's settings, in its store
 
 What to run (one of those named; conf/ has a file for each):
   task        {" ".join(known["task"])}
@@ -61,6 +69,7 @@ How:
   num_rounds=10 num_clients=10 seed=42
   engine=simulation     Flower's engine; inprocess needs no start-up and suits small jobs
   store=DIR             a shared store, or a run's folder; model_name=NAME names the versions, resume=true goes on
+                        with its last version (seed, task, model, roles, num_clients have to be as before)
   train.epochs train.lr train.batch_size train.momentum strategy.clients_per_round ...; --cfg job shows every key
 
 A run goes to outputs/DAY/TIME, a sweep to outputs/multirun/DAY/TIME, below FLSERVE_OUTPUTS if it is set; hydra.run.dir

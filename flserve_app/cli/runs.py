@@ -21,7 +21,7 @@ from flserve_app.cli.choice import run_places
 from flserve_app.cli.options import JsonOption, print_json_list
 from flserve_app.cli.tables import print_table
 from flserve_app.errors import NotFound
-from flserve_app.places import HISTORY_FILE, SUMMARY_FILE
+from flserve_app.places import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE, published_as_told
 from flserve_app.registry.layout import STORE_FOLDER
 from flserve_app.text import plain, readable_bytes
 
@@ -37,7 +37,7 @@ class RunRow:
     Attributes:
         folder: The folder.
         state: `running`, `finished` or `unfinished`.
-        model: Name its versions are published under, where a summary tells it.
+        model: Name its versions are published under, where its summary or its configuration tells it.
         rounds: The last round that ended; None before the first row.
         accuracy: Accuracy after it, the server's or else the clients'.
         bytes: Payload bytes of all rows, down and up.
@@ -124,13 +124,23 @@ def _row(folder: Path, locked: frozenset[int]) -> RunRow:
     return RunRow(
         folder=str(folder),
         state=state,
-        model=plain(summary["model_name"]) if "model_name" in summary else None,
+        model=_model(folder, summary),
         rounds=None if rounds is None else int(rounds),
         accuracy=accuracy,
         bytes=int(sums["bytes_down"] + sums["bytes_up"]),
         full=int(sums["bytes_down_full"] + sums["bytes_up_full"]),
         written=_written(folder).isoformat(timespec="seconds"),
     )
+
+
+def _model(folder: Path, summary: Mapping[str, Any]) -> str | None:
+    if "model_name" in summary:
+        return plain(summary["model_name"])
+    try:
+        told = published_as_told((folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return None if told is None else plain(told)
 
 
 def _history(path: Path) -> list[Mapping[str, Any]]:

@@ -235,8 +235,11 @@ def _print_collection(done: Collection, dry_run: bool) -> None:
 
 def _reasons(done: Collection) -> str:
     """Return why versions stay that the rule lets go."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for version, reason in done.spared:
-        by_reason.setdefault(reason, []).append(version.name)
-    told = ((" ".join(names[:_NAMED]), " ..." if len(names) > _NAMED else "", why) for why, names in by_reason.items())
-    return "; ".join(f"{names}{more}, {why}" for names, more, why in told)
+        by_reason.setdefault((plain(version.model), reason), []).append(version.name)
+    told = (
+        (model, " ".join(names[:_NAMED]), " ..." if len(names) > _NAMED else "", why)
+        for (model, why), names in by_reason.items()
+    )
+    return "; ".join(f"{model} {names}{more}, {why}" for model, names, more, why in told)

@@ -20,12 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
-import yaml
 from omegaconf import OmegaConf
 
 from flserve_app.disk.durable import force
 from flserve_app.errors import Conflict, StoreError
-from flserve_app.places import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE
+from flserve_app.places import CONFIG_FILE, HISTORY_FILE, SUMMARY_FILE, published_as, published_as_told
 from flserve_app.store import make_folder, write_file
 from flserve_app.store.files import remove_file
 from flserve_app.strategy import RoundRow
@@ -67,7 +66,7 @@ class RunFolder:
             text = ""
         except OSError as error:
             raise StoreError(f"run folder {self.path} cannot be read: {error.strerror}") from error
-        if taken and (held := _published_as(text)) != (wanted := published_as(resolved)):
+        if taken and (held := published_as_told(text)) != (wanted := published_as(resolved)):
             known = "one whose config.yaml cannot be read" if held is None else f"one of model {held!r}"
             raise Conflict(f"run folder {self.path} holds {known}, not of {wanted!r}: choose another hydra.run.dir")
 
@@ -147,16 +146,3 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         write_file(self.path / name, text.encode())
-
-
-def published_as(resolved: Mapping[str, Any]) -> str:
-    """Return the name that a run of this resolved configuration publishes under."""
-    return str(resolved["model_name"] or f"{resolved['task']['name']}-{resolved['model']['name']}")
-
-
-def _published_as(text: str) -> str | None:
-    """Return the name that the run of a config.yaml published under; None if the text does not tell."""
-    try:
-        return published_as(yaml.safe_load(text))
-    except (yaml.YAMLError, KeyError, TypeError):
-        return None

@@ -9,7 +9,7 @@ from typing import Any, final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flserve_app.compose.summary import readable_bytes, share
@@ -36,6 +36,15 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("seconds", f"{summary['seconds']:.1f}")
     table.add_row("folder", escape(summary["folder"]))
     return table
+
+
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """Return the closing summary in one line, for one job of many."""
+    accuracy = accuracy_text(summary["final_accuracy"], summary.get("final_client_accuracy"))
+    sent = summary["bytes_down"] + summary["bytes_up"]
+    saved = share(sent, summary["bytes_down_full"] + summary["bytes_up_full"])
+    digest = summary["final_digest"][:12]
+    return f"v{summary['final_version']} {digest}  accuracy {accuracy}  {saved} of full  {summary['seconds']:.1f} s"
 
 
 def _by_version(client_versions: Mapping[str, int]) -> str:
@@ -66,6 +75,8 @@ class Screen:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}"),
                 TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
                 console=self._console,
             )
             self._bar = self._progress.add_task("rounds", total=num_rounds, status="waiting for clients")

@@ -89,8 +89,8 @@ def failures_sentence(jobs: Sequence[Job]) -> str:
     keys = swept_keys(jobs)
     first = failed[0]
     told = " ".join(f"{key}={first.values[key]}" for key in keys if key in first.values)
-    others = f"; also {', '.join(str(job.number) for job in failed[1:])}" if failed[1:] else ""
-    return f"{len(failed)} of {len(jobs)} jobs failed: job {first.number} ({told}): {first.error}{others}"
+    which = f" ({', '.join(str(job.number) for job in failed)})" if failed[1:] else ""
+    return f"{len(failed)} of {len(jobs)} jobs failed{which}: job {first.number} ({told}): {first.error}"
 
 
 def _figures(summary: Mapping[str, Any] | None) -> list[str]:

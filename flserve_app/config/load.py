@@ -160,6 +160,17 @@ def _no_key(key: str) -> str:
     return f"the configuration has no key {plain(key)!r}; {hint}`flserve run --cfg job` shows all"
 
 
+def _hint(override: str) -> str:
+    """Return what may be wrong with an override that cannot be read."""
+    if _QUOTED_KEY.search(override):
+        return " (keys in braces take no quotes)"
+    if "=" not in override:
+        return " (settings are written KEY=VALUE, without spaces)"
+    if override.endswith((":", ",")):  # the shell cut it at a space
+        return " (one with spaces is quoted as a whole: 'roles=[{head.*: private}]')"
+    return ""
+
+
 def one_sentence(error: BaseException) -> str:
     """Return what Hydra or OmegaConf say in many lines as one: the cause, and the choices where they name them."""
     # OmegaConf's own cause, which is there under a debugger, is the template of its message.
@@ -172,7 +183,6 @@ def one_sentence(error: BaseException) -> str:
         if found := pattern.search(text):
             return said.format(*found.groups(), no_key=_no_key(key or found[1]))[:500]
     if isinstance(cause, OverrideParseException):
-        hint = " (keys in braces take no quotes)" if _QUOTED_KEY.search(cause.override) else ""
-        return f"override {cause.override[:200]} cannot be read: {text}"[:400] + hint
+        return f"override {cause.override[:200]} cannot be read: {text}"[:400] + _hint(cause.override)
     named = f"{key}: {text}" if key and f"'{key}'" not in text else text
     return named[:500] or type(error).__name__

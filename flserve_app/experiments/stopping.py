@@ -32,7 +32,10 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
         signal: By which signal.
+        then: How to go on with what was begun, if that is known.
     """
+
+    then = ""
 
     def __init__(self, number: int) -> None:
         super().__init__()

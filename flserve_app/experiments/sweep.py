@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from flserve_app.config import checked, conf_dir, one_sentence, register_schemas
+from flserve_app.config.keys import known_keys
 from flserve_app.errors import ConfigError, FlserveError, StoreError
 from flserve_app.experiments.console import report_console
 from flserve_app.text import plain
@@ -47,6 +48,9 @@ def run(overrides: Sequence[str]) -> None:
         ConfigError: If the configuration does not compose.
         FlserveError: Whatever keeps a run from being done; of a sweep, which jobs failed and why the first did.
     """
+    if flag := next((each for each in overrides if each.startswith("--") and _key_of(each) in known_keys()), None):
+        key = _key_of(flag)
+        raise ConfigError(f"settings are written KEY=VALUE, as in {key}=...; found {plain(flag)!r}")
     register_schemas()
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # else its thread count is news in every run
     jobs = _Jobs(_count(overrides))
@@ -77,6 +81,7 @@ class _Jobs:
         self._count = count
         self._done: list[Job] = []
         self._errors: list[FlserveError] = []
+        self._folder = Path()
 
     def run(self, config: DictConfig) -> float | None:
         """Run one job; returns its accuracy, which sweepers that search go by."""
@@ -110,6 +115,7 @@ class _Jobs:
 
             if len(self._done) > 1:
                 report_console(PLAIN_WIDTH).print(sweep_table(self._done))
+                _say(f"table and runs: {self._folder}")
                 if self._errors:
                     raise type(self._errors[0])(failures_sentence(self._done)) from self._errors[0]
         if self._errors:
@@ -121,6 +127,7 @@ class _Jobs:
         from flserve_app.compose.sweeps import Job, sweep_csv
         from flserve_app.store.files import write_file
 
+        self._folder = folder.absolute()
         self._done.append(Job(number=number, overrides=overrides, summary=summary, error=reason))
         try:
             write_file(folder / SWEEP_FILE, sweep_csv(self._done).encode())
@@ -138,12 +145,17 @@ def _job(config: DictConfig) -> dict[str, Any]:
     composed = checked(config, output)
     from flserve_app.experiments.run import run_simulated
 
-    return run_simulated(composed, Path(output), _started_by(config))
+    return run_simulated(composed, Path(output), _started_by(config), brief=HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def _of_system(error: OSError) -> StoreError:
     place = f"{plain(error.filename)}: " if error.filename is not None else ""
     return StoreError(f"{place}{error.strerror}" if error.strerror else one_sentence(error))
+
+
+def _key_of(flag: str) -> str:
+    """Return the key that somebody meant who wrote it as an option."""
+    return flag[2:].partition("=")[0].replace("-", "_")
 
 
 def _count(overrides: Sequence[str]) -> int:

@@ -57,13 +57,14 @@ class _Said:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def waiting(self, connected: int, expected: int | None) -> None:
-        """Say so, if it is time."""
+    def waiting(self, connected: int, expected: int | None, answered: int | None = None) -> None:
+        """Say so, if it is time: how many are connected, of how many, and how many of them answered the greeting."""
         if time.monotonic() - self._last >= SAY_SECONDS:
             self._last = time.monotonic()
             of = "" if expected is None else f" of {expected}"
+            ready = f", {answered} ready" if connected and answered is not None else ""
             # A warning, because `flserve run` shows nothing less while it runs.
-            log(WARNING, "flserve: waiting for clients: %d%s connected", connected, of)
+            log(WARNING, "flserve: waiting for clients: %d%s connected%s", connected, of, ready)
 
 
 def _gather(grid: VersionedGrid, expected: int | None, timeout: float) -> tuple[list[int], int]:
@@ -84,7 +85,8 @@ def _gather(grid: VersionedGrid, expected: int | None, timeout: float) -> tuple[
         longest = {_CONNECTED: HELLO_SECONDS, _HEARD: SETTLE_SECONDS}.get(stage, timeout)
         if time.monotonic() - since >= min(timeout, longest):
             return nodes, wanted
-        said.waiting(len(nodes), expected)
+        ready = None if stage == _EXPECTING else sum(node_id in grid.fleet.clients for node_id in nodes)
+        said.waiting(len(nodes), expected, ready)
         time.sleep(POLL_SECONDS)
 
 

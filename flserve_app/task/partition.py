@@ -51,7 +51,9 @@ def partition(
     if scheme not in SCHEMES:
         raise TaskError(f"unknown partition scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     if num_partitions < 1 or num_partitions * max(min_size, 1) > len(labels):
-        raise TaskError(f"{len(labels)} rows do not make {num_partitions} partitions of {min_size} rows or more")
+        raise TaskError(
+            f"{len(labels)} rows do not make {num_partitions} partitions of {min_size} rows or more: take fewer clients"
+        )
     partitioner = _partitioner(scheme, num_partitions, float(alpha), min_size, derived_seed(seed, "partition"))
     # Shuffled beforehand, because the IID partitioner cuts the rows as they come.
     rows = stream(seed, "rows").permutation(len(labels)).astype(np.int64)

@@ -15,6 +15,10 @@ def test_the_version_is_said():
     assert (done.exit_code, done.stdout) == (0, f"flserve {version('flserve')}\n")
 
 
+def test_a_shell_can_complete_commands():
+    assert "--install-completion" in flserve("--help").stdout
+
+
 def test_a_command_that_is_not_there_gets_one_hint():
     done = flserve("logg")
     assert done.exit_code == 2

@@ -49,6 +49,7 @@ def test_runs_are_listed_with_state_accuracy_and_bytes(place):
     rows = rows_of(flserve("runs").stdout)
     assert rows[0] == ["2", "runs"]
     assert ["finished", "t-m", "1", "0.5000", "60", "B", "15.0", "%"] in [each[1:9] for each in rows]
+    assert ["unfinished", "t-m", "1", "0.2500", "60", "B", "15.0", "%"] in [each[1:9] for each in rows]
     assert "1 older not shown: --limit 2 shows all" in flserve("runs", "--limit", "1").stdout
 
 
@@ -73,8 +74,9 @@ def test_folders_of_others_are_no_failure(place, text):
     folder = made(place / "a", [row(0)])
     (folder / "history.jsonl").write_text(text, encoding="latin-1")
     (folder / "summary.json").write_text(text, encoding="latin-1")
+    (folder / "config.yaml").write_text(text, encoding="latin-1")
     (found,) = json.loads(flserve("runs", "--json").stdout)
-    assert (found["rounds"], found["accuracy"], found["bytes"]) == (None, None, 0)
+    assert (found["rounds"], found["accuracy"], found["bytes"], found["model"]) == (None, None, 0, None)
     assert flserve("runs").exit_code == 0
 
 

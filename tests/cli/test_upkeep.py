@@ -116,7 +116,7 @@ def test_gc_says_what_it_did_and_log_marks_it(store):
     done = flserve("gc", "--store", store, "--keep", "1")
     assert done.stdout.splitlines()[0] == "m: collected 3 versions: v0 v1 v4"
     assert done.stdout.splitlines()[-2] == (
-        "kept beyond the rule: v2, the label stable stands there; v3, a client holds it"
+        "kept beyond the rule: m v2, the label stable stands there; m v3, a client holds it"
     )
     assert done.stdout.splitlines()[-1].startswith("collected 3, kept 3 (2 made to stand alone); 5 blobs, ")
     rows = {row[0]: row for row in rows_of(flserve("log", "--store", store).stdout)}

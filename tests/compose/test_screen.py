@@ -114,6 +114,7 @@ def test_on_a_terminal_there_is_a_bar():
     assert lines == []
     assert "2/2" in text
     assert "v2" in text
+    assert re.search(r"0:00:00 left [\d:-]+", re.sub(r"\x1b\[[\d;]*m", "", text))
     assert "final digest" in text
 
 

@@ -60,6 +60,6 @@ def test_those_that_failed_are_named():
     assert failures_sentence(JOBS) == "1 of 3 jobs failed: job 1 (seed=1 codec=grid): no room, at all"
     more = [*JOBS, Job(number=3, overrides=["seed=3"], error="x"), Job(number=4, overrides=["seed=4"], error="y")]
     assert failures_sentence(more) == (
-        "3 of 5 jobs failed: job 1 (task=digits seed=1 codec=grid): no room, at all; also 3, 4"
+        "3 of 5 jobs failed (1, 3, 4): job 1 (task=digits seed=1 codec=grid): no room, at all"
     )
     assert failures_sentence(JOBS[:1]) == ""

@@ -99,6 +99,8 @@ def test_the_tutorial_is_the_reference_case():
         (["a b c"], "override a b c cannot be read: LexerNoViableAltException"),
         (["codec=[grid"], r"override codec=\[grid cannot be read: no viable alternative at input '\[grid'$"),
         (["roles=[{'head.*': private}]"], r"cannot be read: .* \(keys in braces take no quotes\)$"),
+        (["roles=[{head.*:"], r"cannot be read: .* \(one with spaces is quoted as a whole: 'roles=.*'\)$"),
+        (["engine"], r"cannot be read: .* \(settings are written KEY=VALUE, without spaces\)$"),
         (["codec=null"], "must be a string or a list"),
         (["codec.arguments.scope=model"], "the configuration has no key 'codec.arguments.scope'"),
         (["+rouns=3"], "no key 'rouns'"),

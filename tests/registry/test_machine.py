@@ -217,4 +217,4 @@ def test_a_registry_behaves_like_lists(tmp_path_factory):
         def make_folder(self):
             return tmp_path_factory.mktemp("store")
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=20, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))

@@ -63,11 +63,13 @@ def test_no_state_is_seen_that_never_was(path, journal):
     end, file, seen, failed = threading.Event(), UnwritableFile(path, 60), set(), []
     with writer(path) as connection:
         connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("BEGIN")
         connection.executemany("INSERT INTO pairs VALUES (?, ?)", [(0, 0)] * 2000)
+        connection.execute("COMMIT")
 
     def write():
         number = 0
-        while not end.is_set():
+        while not end.wait(0.01):  # or a reader that waits for the lock hardly ever gets it
             number += 1
             with writer(path) as connection:
                 connection.execute("UPDATE pairs SET a = ?, b = ?", (number, number))

@@ -111,3 +111,16 @@ def test_who_waits_says_so_every_few_seconds(versioned, caplog, monkeypatch, exp
     said = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     assert 2 <= len(said) <= 8
     assert set(said) == {f"flserve: waiting for clients: {'1 of 3' if expected else '0'} connected"}
+
+
+def test_nodes_that_are_connected_and_not_ready_yet_are_told_apart(versioned, caplog, monkeypatch):
+    class Starting(FleetGrid):
+        def pull_messages(self, message_ids):
+            return super().pull_messages(message_ids) if time.monotonic() > ready else []
+
+    monkeypatch.setattr(nodes, "SAY_SECONDS", 0.05)
+    ready = time.monotonic() + 0.5
+    with caplog.at_level("WARNING", logger="flwr"):
+        wait_for_nodes(versioned(Starting(app=numpy_app(), size=2)), None, 10.0)
+    said = {record.getMessage() for record in caplog.records if "waiting" in record.getMessage()}
+    assert said == {"flserve: waiting for clients: 2 connected, 0 ready"}
