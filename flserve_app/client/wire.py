@@ -155,10 +155,12 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "private": bytes.fromhex(delivery.private),
         "federation": bytes.fromhex(delivery.federation),
     }
-    # A client that cannot take these does not get them; without them, a delivery is what it always was.
-    for added in ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation"):
-        if not record[added]:
-            del record[added]
+    # A client that cannot take these does not get them; without them, a delivery is what it always was. A greeting has
+    # no target either: Flower's mods that log sizes fail on an empty value, and one in front would fail the greeting.
+    optional = ("target", "recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation")
+    for name in optional:
+        if not record[name]:
+            del record[name]
     _put(content, record, delivery.payloads, delivery.start)
 
 

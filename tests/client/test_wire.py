@@ -272,3 +272,19 @@ def test_a_duration_is_one_whatever_is_said(key, said, taken):
     answer = take_answer(RecordDict({RECORD: record}))
     found = {"fetch_s": answer.fetch_seconds, "train_s": answer.train_seconds, "encode_s": answer.encode_seconds}
     assert found == {"fetch_s": 0.0, "train_s": 0.0, "encode_s": 0.0, key: taken}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda content: put_delivery(content, Delivery(action="hello", model="m")),
+        lambda content: put_delivery(content, Delivery(action="deliver", model="m", target=DIGEST)),
+        lambda content: put_answer(content, Answer(status="hello", identity="a")),
+    ],
+    ids=["greeting", "delivery", "answer"],
+)
+def test_flower_can_count_the_bytes_of_what_is_said(write):
+    """Its `count_bytes` fails on a value of no bytes, and with it every mod in front that logs sizes."""
+    content = RecordDict()
+    write(content)
+    assert sum(record.count_bytes() for record in content.values()) > 0
