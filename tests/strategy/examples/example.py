@@ -75,8 +75,11 @@ def ended(example: Example, folder: Path, *, adopted: bool, adopt: Adopt | None 
 
     random.seed(11)  # plain Flower draws nodes from it
     result = example.server(grid, (adopt or two_lines) if adopted else lambda strategy: strategy, written)
-    files = {path.relative_to(written).as_posix(): path.read_bytes() for path in sorted(written.rglob("*.*"))}
-    return Ended(result, files, rows, grid)
+    return Ended(result, files_of(written), rows, grid)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
 
 def order(grid: FleetGrid, node_id: int) -> int:

@@ -178,22 +178,25 @@ class Tracked(FedAvg):
         return result
 
 
-def tracked_server(grid, adopt, folder):
-    strategy = adopt(Tracked(fraction_train=0.5, fraction_evaluate=1.0))
-    strategy.keep_in(folder, "today")
-    net = nets.Headed()
+def tracked_server(**sampling):
+    def server(grid, adopt, folder):
+        strategy = adopt(Tracked(**sampling))
+        strategy.keep_in(folder, "today")
+        net = nets.Headed()
 
-    def central_evaluate(number, arrays):
-        net.load_state_dict(arrays.to_torch_state_dict())
-        return MetricRecord(nets.measured(net, 99))
+        def central_evaluate(number, arrays):
+            net.load_state_dict(arrays.to_torch_state_dict())
+            return MetricRecord(nets.measured(net, 99))
 
-    return strategy.start(
-        grid=grid,
-        initial_arrays=ArrayRecord(net.state_dict()),
-        train_config=ConfigRecord({"lr": 0.1}),
-        num_rounds=4,
-        evaluate_fn=central_evaluate,
-    )
+        return strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord(net.state_dict()),
+            train_config=ConfigRecord({"lr": 0.1}),
+            num_rounds=4,
+            evaluate_fn=central_evaluate,
+        )
+
+    return server
 
 
 def headed_client(mods):
@@ -225,7 +228,7 @@ def headed_client(mods):
 
 
 def test_advanced_pytorch_ends_as_it_does_without_us(tmp_path):
-    found = agree(Example(tracked_server, headed_client), tmp_path)
+    found = agree(Example(tracked_server(fraction_train=0.5), headed_client), tmp_path)
     assert {"results.json"} < set(found.files)
     rates = [row["lr"] for row in json.loads(found.files["results.json"])[1:]]
     assert rates == [0.1, 0.1, 0.05, 0.05]
