@@ -157,7 +157,18 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was. A greeting has
     # no target either: Flower's mods that log sizes fail on an empty value, and one in front would fail the greeting.
-    optional = ("target", "recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation")
+    optional = (
+        "target",
+        "recipe",
+        "base",
+        "rounding",
+        "feedback",
+        "settled",
+        "owed",
+        "afresh",
+        "private",
+        "federation",
+    )
     for name in optional:
         if not record[name]:
             del record[name]

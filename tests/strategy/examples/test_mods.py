@@ -33,17 +33,21 @@ def tracker(runs):
             run.append("began")
         reply = call_next(message, context)
         if reply.has_content() and reply.metadata.message_type in ("train", "evaluate"):
-            run.append({"kind": kind, "server-round": number, **dict(reply.content.metric_records.get("metrics") or {})})
+            run.append(
+                {"kind": kind, "server-round": number, **dict(reply.content.metric_records.get("metrics") or {})}
+            )
         return reply
 
     return mod
 
 
-def client_of(before=(), behind=()):
+def client_of(before=(), behind=(), handler=()):
+    """A ClientApp with mods before flserve's, behind it, or on the handler for training."""
+
     def client(mods):
         app = ClientApp(mods=[*before, *mods, *behind])
 
-        @app.train()
+        @app.train(mods=list(handler))
         def train(message, context):
             number, partition = message.content["config"]["server-round"], context.node_config["partition-id"]
             draw = np.random.default_rng([number, partition])
@@ -118,10 +122,12 @@ MODS = {
 }
 
 
+@pytest.mark.parametrize("place", ["behind", "handler"])
 @pytest.mark.parametrize("name", MODS)
-def test_mods_of_flower_end_as_they_do_without_us(tmp_path, name):
+def test_mods_of_flower_end_as_they_do_without_us(tmp_path, name, place):
     strategy, mods = MODS[name]
-    assert delivered(agree(Example(server_of(strategy), client_of(behind=mods)), tmp_path), "full", "delta", "none")
+    found = agree(Example(server_of(strategy), client_of(**{place: mods})), tmp_path)
+    assert delivered(found, "full", "delta", "none")
 
 
 @pytest.mark.parametrize("name", MODS)

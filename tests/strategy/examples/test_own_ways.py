@@ -199,7 +199,9 @@ def layered_client(mods):
             value = context.state[name][name].numpy()
             draw = np.random.default_rng([number, partition])
             context.state[name] = named({name: value + draw.normal(size=value.shape).astype("f4")})
-        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 4 + partition, "loss": 1.0})}), reply_to=message)
+        return Message(
+            RecordDict({"metrics": MetricRecord({"num-examples": 4 + partition, "loss": 1.0})}), reply_to=message
+        )
 
     @app.train("upload")
     def upload(message, context):

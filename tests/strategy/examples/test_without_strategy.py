@@ -20,7 +20,9 @@ NODES = 3
 def sent(grid, kind, content=lambda at: RecordDict(), group="1"):
     """Send a message to every node; returns the replies by partition."""
     nodes = sorted(grid.get_node_ids(), key=grid.number)
-    messages = [Message(content(at), message_type=kind, dst_node_id=node, group_id=group) for at, node in enumerate(nodes)]
+    messages = [
+        Message(content(at), message_type=kind, dst_node_id=node, group_id=group) for at, node in enumerate(nodes)
+    ]
     return sorted(grid.send_and_receive(messages), key=lambda each: grid.number(each.metadata.src_node_id))
 
 
@@ -41,7 +43,9 @@ def analytics_client(mods):
 
 def analytics_server(grid):
     """As the examples of analytics and of pandas: sums and histograms of what every node has."""
-    ask = RecordDict({"config": ConfigRecord({"selected_features": ["age", "height"], "feature_aggregation": ["mean"]})})
+    ask = RecordDict(
+        {"config": ConfigRecord({"selected_features": ["age", "height"], "feature_aggregation": ["mean"]})}
+    )
     replies = [reply.content["query_results"] for reply in sent(grid, "query", lambda at: ask)]
     sums = {key: sum(each[key] for each in replies) for key in replies[0] if key != "histogram"}
     return {**sums, "histogram": np.sum([each["histogram"] for each in replies], axis=0).tolist()}
@@ -55,7 +59,9 @@ def survival_client(mods):
         draw = np.random.default_rng(context.node_config["partition-id"])
         size = 5 + 3 * context.node_config["partition-id"]
         arrays = ArrayRecord({"T": Array(draw.exponential(size=size)), "E": Array(draw.integers(0, 2, size=size))})
-        return Message(RecordDict({"survival-data": arrays, "metrics": MetricRecord({"num-examples": size})}), reply_to=message)
+        return Message(
+            RecordDict({"survival-data": arrays, "metrics": MetricRecord({"num-examples": size})}), reply_to=message
+        )
 
     return app
 
@@ -140,7 +146,9 @@ def trees_server(grid):
     for number in range(3):
         given = RecordDict({"gmodel": ConfigRecord({"model": model})})
         replies = [reply.content["metric_and_model"] for reply in sent(grid, "train", lambda at: given, str(number))]
-        model = json.dumps(json.loads(model or b"[]") + [tree for each in replies for tree in json.loads(each["model_dict"])])
+        model = json.dumps(
+            json.loads(model or b"[]") + [tree for each in replies for tree in json.loads(each["model_dict"])]
+        )
         model = model.encode()
     return model.decode()
 
@@ -154,7 +162,9 @@ def documents_client(mods):
         asked, at = message.content["config"], context.node_config["partition-id"]
         found = [f"{asked['corpus_name']}-{at}-{each}" for each in range(asked["knn"])]
         scores = [1.0 / (1 + each + at) for each in range(asked["knn"])]
-        return Message(RecordDict({"docs_n_scores": ConfigRecord({"documents": found, "scores": scores})}), reply_to=message)
+        return Message(
+            RecordDict({"docs_n_scores": ConfigRecord({"documents": found, "scores": scores})}), reply_to=message
+        )
 
     return app
 
