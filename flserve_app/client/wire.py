@@ -156,20 +156,9 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "federation": bytes.fromhex(delivery.federation),
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was. A greeting has
-    # no target either: Flower's mods that log sizes fail on an empty value, and one in front would fail the greeting.
-    optional = (
-        "target",
-        "recipe",
-        "base",
-        "rounding",
-        "feedback",
-        "settled",
-        "owed",
-        "afresh",
-        "private",
-        "federation",
-    )
-    for name in optional:
+    # no target: Flower's mods that log sizes fail on an empty value, and one in front would fail the greeting.
+    added = ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation")
+    for name in ("target", *added):
         if not record[name]:
             del record[name]
     _put(content, record, delivery.payloads, delivery.start)

@@ -1,8 +1,10 @@
 """An adopted example in Flower's simulation engine, in a process of its own: `python -m ... NAME FOLDER`."""
 
-import pickle
+import json
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from flserve_app.client import versioned_mod
 from flserve_app.experiments.engine import federate
@@ -10,7 +12,7 @@ from flserve_app.strategy import VersionedStrategy
 from tests.strategy.examples import test_lists as lists
 from tests.strategy.examples import test_mods as mods
 from tests.strategy.examples import test_torch as torched
-from tests.strategy.examples.example import ALL, NODES, Example
+from tests.strategy.examples.example import ALL, NODES, Example, arrays_of, metrics_of
 
 EXAMPLES = {
     "quickstart-monai": torched.EXAMPLES["quickstart-monai"],
@@ -21,7 +23,7 @@ EXAMPLES = {
 
 
 def main(name: str, folder: Path) -> None:
-    """Run an example; leaves what it wrote in `files`, and its result and rows in `left.pickle`."""
+    """Run an example; leaves its files, its arrays, its metrics, and how it was served in every round."""
     example, left, rows = EXAMPLES[name], [], []
     (folder / "files").mkdir(parents=True)
 
@@ -32,7 +34,9 @@ def main(name: str, folder: Path) -> None:
         left.append(example.server(grid, adopt, folder / "files"))
 
     federate("simulation", serve, example.client([versioned_mod]), NODES)
-    (folder / "left.pickle").write_bytes(pickle.dumps((left[0], rows)))
+    np.savez(folder / "arrays.npz", **arrays_of(left[0]))
+    (folder / "metrics.json").write_text(json.dumps(metrics_of(left[0])))
+    (folder / "plans.json").write_text(json.dumps([row.plans for row in rows]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Flower's examples that have no strategy: queries, split models, trees in a config; their server talks to the Grid.
 
-There is nothing to wrap, and nothing that a version could be of. The line on the client, left in an app's ClientApp that
-serves both, changes nothing of them.
+There is nothing to wrap, and nothing that a version could be of. The line on the client, in a ClientApp that serves
+other apps as well, changes nothing of them.
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -144,12 +145,11 @@ def trees_client(mods):
 def trees_server(grid):
     model = b""
     for number in range(3):
-        given = RecordDict({"gmodel": ConfigRecord({"model": model})})
-        replies = [reply.content["metric_and_model"] for reply in sent(grid, "train", lambda at: given, str(number))]
-        model = json.dumps(
-            json.loads(model or b"[]") + [tree for each in replies for tree in json.loads(each["model_dict"])]
-        )
-        model = model.encode()
+        given = partial(RecordDict, {"gmodel": ConfigRecord({"model": model})})
+        answers = sent(grid, "train", lambda at, content=given: content(), f"{number}")
+        replies = [reply.content["metric_and_model"] for reply in answers]
+        grown = [tree for each in replies for tree in json.loads(each["model_dict"])]
+        model = json.dumps(json.loads(model or b"[]") + grown).encode()
     return model.decode()
 
 
