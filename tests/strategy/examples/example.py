@@ -19,7 +19,7 @@ from flserve_app.client import versioned_mod
 from flserve_app.strategy import RoundRow, VersionedStrategy
 from tests.fleet import FleetGrid
 
-NODES = 4
+NODES = 3
 ALL = {"min_train_nodes": NODES, "min_evaluate_nodes": NODES, "min_available_nodes": NODES}
 
 Adopt = Callable[[Strategy], Strategy]

@@ -45,7 +45,7 @@ def torch_client(make, *, loss=None, metrics=lambda context: {}, lr=None):
     return client
 
 
-def torch_server(make, strategy, *, rounds=4, lr=0.1, central=True):
+def torch_server(make, strategy, *, rounds=3, lr=0.1, central=True):
     """A ServerApp as in most examples: FedAvg, an evaluation on the server, the model saved at the end."""
 
     def central_evaluate(number, arrays):
