@@ -31,6 +31,20 @@ class Headed(nn.Module):
         return self.head(torch.relu(self.body(images.flatten(1))))
 
 
+class Tied(nn.Module):
+    """As nanoGPT: what embeds a token and what foretells the next are one tensor under two names."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.wte, self.lm_head = nn.Embedding(CLASSES, 8), nn.Linear(8, CLASSES, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+    def forward(self, images):
+        tokens = images.mean(dim=(1, 2, 3)).round().clamp(0, CLASSES - 1).long()
+        return self.lm_head(self.wte(tokens))
+
+
 class Autoencoder(nn.Module):
     """A variational autoencoder: two outputs of the encoder, noise in between."""
 

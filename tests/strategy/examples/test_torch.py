@@ -99,6 +99,10 @@ EXAMPLES = {
     "quickstart-monai": Example(
         torch_server(nets.normalised, lambda: FedAvg(**ALL)), torch_client(nets.normalised, lr=0.05)
     ),
+    "nanogpt-shakespeare": Example(
+        torch_server(nets.Tied, lambda: FedAvg(fraction_evaluate=0.5)), torch_client(nets.Tied)
+    ),
+    "fl-tabular": Example(torch_server(nets.Headed, FedAvg, central=False), torch_client(nets.Headed, lr=0.05)),
     "pytorch-federated-variational-autoencoder": Example(
         torch_server(nets.Autoencoder, lambda: FedAvg(**ALL), central=False),
         torch_client(nets.Autoencoder, loss=reconstructs),
