@@ -21,6 +21,7 @@ CHAIN = "chain"
 RECIPE = "recipe"
 PRIVATE = "private"
 EMPTY = "empty"
+BESIDE = "beside"
 BASIC = frozenset({"full", "lossless", "lossless-small"})
 SHARDS = 512  # a change copies one of them, and the list of all
 _DIGITS = re.compile(r"([0-9]{1,18})")
@@ -38,8 +39,8 @@ class Client:
         version: Number of the newest version it worked with; None before the first.
         last_round: Round of its last answer.
         takes: What it can be sent: `chain` (several payloads in one delivery), `recipe` (a model to build), `private`
-            (a model of which it keeps a part to itself), and names of codecs; `empty` says that it carries nothing of
-            earlier updates. One that never said so takes what all
+            (a model of which it keeps a part to itself), and names of codecs; `beside` (payloads of further
+            records); `empty` says that it carries nothing of earlier updates. One that never said so takes what all
             releases took.
         keeps: Key of the layout of the private tensors that it keeps; empty if it keeps none.
     """

@@ -28,6 +28,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
+from flserve_app.client import aside
 from flserve_app.client.cache import CacheDirectory
 from flserve_app.client.cache_root import CacheRoot, cache_root
 from flserve_app.client.cache_root import cache_directory as cache_directory
@@ -45,12 +46,6 @@ from flserve_app.text import plain
 
 STATE_BYTES = 1 << 20
 MOST_REFERENCES = 64
-_REFERENCES = "flserve.held"
-_ARRAYS = "flserve.arrays"
-_BESIDE = "flserve.leftover"
-_PRIVATE = "flserve.private"
-_SAID = "flserve.said"
-_TRAINED = "flserve.trained"
 
 
 @final
@@ -63,7 +58,7 @@ class Held:
     """
 
     def __init__(self, context: Context, policy: SitePolicy | None = None) -> None:
-        self._state: RecordDict = context.state
+        self._context = context
         self.policy = policy or SitePolicy()
         self._root = cache_root(context.node_config, context.run_id, context.node_id)
         self.identity = self._identified(context, self._root)
@@ -74,6 +69,10 @@ class Held:
         self._own = self._cache if own is None else CacheDirectory(own, self.identity, self.policy)
         if path is None and self.identity == f"node-{context.node_id}":
             self._say(f"is named by its node, an identity cannot be read or kept; it {self._root.trouble}")
+
+    @property
+    def _state(self) -> RecordDict:
+        return aside.records_of(self._context)
 
     def references(self) -> tuple[Reference, ...]:
         """Return what the client says it holds, a reference a model of a federation, the newest last."""
@@ -88,7 +87,7 @@ class Held:
 
     def delivered(self) -> tuple[Reference, ...]:
         """Return what was delivered to the client in this run, the newest last."""
-        record = self._state.get(_REFERENCES)
+        record = self._state.get(aside.REFERENCES)
         try:
             lines = record.values() if isinstance(record, ConfigRecord) else ()
             return tuple(parse_reference(str(line)) for line in lines)
@@ -105,7 +104,7 @@ class Held:
         """Return an artifact held of any model, verified; None if this client does not hold it or it is damaged."""
         if digest not in self.digests():
             return None
-        arrays = self._state.get(_ARRAYS)
+        arrays = self._state.get(aside.ARRAYS)
         if isinstance(arrays, ArrayRecord) and digest in arrays:
             try:
                 artifact = decode(arrays[digest].data)
@@ -144,12 +143,12 @@ class Held:
         key = self._key(model, federation)
         if self._keeps_own(nbytes):
             return None if self._own is None else self._own.beside(key)
-        kept = self._state.get(_BESIDE)
+        kept = self._state.get(aside.BESIDE)
         return kept[key].data if isinstance(kept, ArrayRecord) and key in kept else None
 
     def carries(self, model: str, federation: str) -> bool:
         """Whether anything is kept beside a version of a model, as far as can be told without knowing its size."""
-        kept, key = self._state.get(_BESIDE), self._key(model, federation)
+        kept, key = self._state.get(aside.BESIDE), self._key(model, federation)
         in_memory = isinstance(kept, ArrayRecord) and key in kept
         return in_memory or (self._own is not None and self._own.beside(key) is not None)
 
@@ -164,8 +163,8 @@ class Held:
                     self._claim()
                     self._own.put_beside(key, data)
             return
-        kept = list(self._state.get(_BESIDE, ArrayRecord()).items())[-MOST_REFERENCES:]
-        self._state[_BESIDE] = ArrayRecord({**dict(kept), key: payload_array(b"".join(data))})
+        kept = list(self._state.get(aside.BESIDE, ArrayRecord()).items())[-MOST_REFERENCES:]
+        self._state[aside.BESIDE] = ArrayRecord({**dict(kept), key: payload_array(b"".join(data))})
 
     def _key(self, model: str, federation: str | None) -> str:
         if federation is not None:
@@ -180,7 +179,7 @@ class Held:
             key: Key of their layout; empty for those that were kept last.
             at: The version that they are asked for (`version_at`): what an earlier run made of them there is not it.
         """
-        kept = self._state.get(_PRIVATE)
+        kept = self._state.get(aside.PRIVATE)
         found = [] if not isinstance(kept, ArrayRecord) else [at for at in kept if at.partition("\n")[0] == model]
         if key:
             found = [at for at in found if at == reference_key(model, key)]
@@ -206,12 +205,12 @@ class Held:
             StoreError: If there is no room for those of another layout.
         """
         at = reference_key(model, key)
-        kept = dict(self._state.get(_PRIVATE, ArrayRecord()))
+        kept = dict(self._state.get(aside.PRIVATE, ArrayRecord()))
         kept.pop(at, None)
         wanted = self._own is None or self._keeps_own(sum(map(len, data)))
         if not (wanted and self._put_private_on_disk(model, data, key, trained)):
             kept[at] = payload_array(b"".join(data))
-        self._state[_PRIVATE] = ArrayRecord(kept)
+        self._state[aside.PRIVATE] = ArrayRecord(kept)
 
     def _put_private_on_disk(
         self, model: str, data: Sequence[bytes | memoryview], key: str, trained: Trained | None
@@ -224,8 +223,8 @@ class Held:
             # Training that goes on with what it made of the same version itself goes back to what was before both.
             if trained is not None and self._trained_at(model, key) != trained.at:
                 self._own.private.put_before(model, key, trained)
-                lines = self._state.config_records.get(_TRAINED, ConfigRecord())
-                self._state[_TRAINED] = ConfigRecord({**lines, reference_key(model, key): trained.at})
+                lines = self._state.config_records.get(aside.TRAINED, ConfigRecord())
+                self._state[aside.TRAINED] = ConfigRecord({**lines, reference_key(model, key): trained.at})
             self._own.private.put(model, key, data)
         except OSError as error:
             self._say(f"keeps its private tensors in memory, until the run ends: {error}")
@@ -234,7 +233,7 @@ class Held:
 
     def _trained_at(self, model: str, key: str) -> str:
         """Return for which version this run trained a model's private tensors last."""
-        lines = self._state.get(_TRAINED)
+        lines = self._state.get(aside.TRAINED)
         return str(lines.get(reference_key(model, key), "")) if isinstance(lines, ConfigRecord) else ""
 
     def _keeps_own(self, nbytes: int) -> bool:
@@ -264,13 +263,13 @@ class Held:
     def _refer(self, reference: Reference, artifact: Artifact | None) -> None:
         others = {found.key: found for found in self.delivered()[-MOST_REFERENCES:] if found.key != reference.key}
         references = {**others, reference.key: reference}
-        self._state[_REFERENCES] = ConfigRecord({key: found.to_json() for key, found in references.items()})
-        arrays = self._state.get(_ARRAYS, ArrayRecord())
+        self._state[aside.REFERENCES] = ConfigRecord({key: found.to_json() for key, found in references.items()})
+        arrays = self._state.get(aside.ARRAYS, ArrayRecord())
         needed = {found.digest for found in references.values()}
         kept = {digest: array for digest, array in arrays.items() if digest in needed}
         if artifact is not None:
             kept[reference.digest] = payload_array(encode(artifact, codec="full"))
-        self._state[_ARRAYS] = ArrayRecord(kept)
+        self._state[aside.ARRAYS] = ArrayRecord(kept)
 
     def _identified(self, context: Context, root: CacheRoot) -> str:
         try:
@@ -282,8 +281,8 @@ class Held:
 
     def _say(self, what: str) -> None:
         """Warn of something once a run: the state goes with the client from message to message."""
-        line, said = plain(what, 1000), self._state.get(_SAID)
+        line, said = plain(what, 1000), self._state.get(aside.SAID)
         before = list(said) if isinstance(said, ConfigRecord) else []
         if line not in before:
             log(WARNING, "flserve: %s %s", self.identity, line)
-            self._state[_SAID] = ConfigRecord(dict.fromkeys([*before[-7:], line], True))
+            self._state[aside.SAID] = ConfigRecord(dict.fromkeys([*before[-7:], line], True))

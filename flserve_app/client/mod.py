@@ -1,10 +1,10 @@
 """`versioned_mod`: version-aware delivery for any ClientApp, its handlers unchanged.
 
 `ClientApp(mods=[versioned_mod])` is all a client needs. Put it first: mods after it, and the handlers, see
-plain messages with full ArrayRecords, as without flserve. A message that carries no delivery passes as it is.
-All messages and replies are held to the node's site policy (`policy`): what is over its bounds is refused, and
-where the policy cannot be read, everything is. `building(builder)` is the same mod for an app that can build
-models from recipes: its first contact costs no download.
+plain messages with full ArrayRecords and a state of their own records (`aside`), as without flserve. A message
+that carries no delivery passes as it is. All messages and replies are held to the node's site policy (`policy`):
+what is over its bounds is refused, and where the policy cannot be read, everything is. `building(builder)` is the
+same mod for an app that can build models from recipes: its first contact costs no download.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
 
+from flserve_app.client.aside import put_aside
+from flserve_app.client.beside import fetch_beside
 from flserve_app.client.fetch import Fetched, fetch, seal, with_arrays
 from flserve_app.client.held import Held
 from flserve_app.client.identity import identity
@@ -28,7 +30,7 @@ from flserve_app.client.traffic import array_bytes, content_bytes
 from flserve_app.client.wire import MAX_REASON, RECORD, Answer, Delivery, put_answer, take_delivery
 from flserve_app.codec import CODECS
 from flserve_app.errors import ConfigError, DeliveryError
-from flserve_app.fleet import CHAIN, EMPTY, PRIVATE, RECIPE
+from flserve_app.fleet import BESIDE, CHAIN, EMPTY, PRIVATE, RECIPE
 from flserve_app.text import is_plain, plain
 
 NO_MEMORY = "there is not enough memory for it"
@@ -98,7 +100,7 @@ def _follow(
     message: Message, context: Context, call_next: Handler, builder: Builder | None, policy: SitePolicy
 ) -> Message:
     if not _delivers(message):
-        return call_next(message, context)
+        return _called(message, context, call_next)
     held = Held(context, policy)
     content = RecordDict(dict(message.content))
     delivery = None
@@ -107,6 +109,7 @@ def _follow(
         delivery = _checked(take_delivery(content))
         if delivery.action == "hello":
             return _greet(message, context, held, delivery, builder)
+        content = fetch_beside(content, delivery, held)
         fetched = fetch(delivery, held, builder)
     except DeliveryError as refusal:
         return _refuse(message, context, held, delivery, str(refusal))
@@ -142,16 +145,23 @@ def _handle(
 ) -> Message:
     message.content = with_arrays(content, fetched)
     started = time.perf_counter()
-    reply = call_next(message, context)
+    reply = _called(message, context, call_next)
     seconds = time.perf_counter() - started
-    if not isinstance(reply, Message):
-        raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
     if reply.has_error():
         return reply
     try:
         return seal(reply, fetched, held, partitions=_partitions(context), train_seconds=seconds)
     except MemoryError:
         return _refuse(message, context, held, fetched.delivery, NO_MEMORY)
+
+
+def _called(message: Message, context: Context, call_next: Handler) -> Message:
+    """Return the app's reply. Raises DeliveryError if it is none."""
+    with put_aside(context):
+        reply: object = call_next(message, context)
+    if not isinstance(reply, Message):
+        raise DeliveryError(f"the app's handler returned a {type(reply).__name__}, expected a Message")
+    return reply
 
 
 def _greet(message: Message, context: Context, held: Held, delivery: Delivery, builder: Builder | None) -> Message:
@@ -171,7 +181,7 @@ def _greet(message: Message, context: Context, held: Held, delivery: Delivery, b
             partitions=_partitions(context),
             held=digests,
             private=delivery.private if keeps else "",
-            capabilities=(CHAIN, PRIVATE, *((RECIPE,) if builds else ()), *empty, *CODECS),
+            capabilities=(CHAIN, PRIVATE, BESIDE, *((RECIPE,) if builds else ()), *empty, *CODECS),
         ),
     )
 

@@ -4,7 +4,7 @@ Rules:
 - A train or evaluate message of the server carries a ConfigRecord `flserve` (a `Delivery`) in place of its
   ArrayRecord, and the payloads, if the client needs any, as the Arrays of the ArrayRecord `flserve.payload`
   (`payload`, `payload.1`, ... in the order they apply in; `start` beside them is what private tensors begin with).
-  All other records are the app's own and pass untouched.
+  All other records are the app's own and pass untouched, but for those that `beside` delivers.
 - A reply carries a ConfigRecord `flserve` (an `Answer`); a train reply's ArrayRecord travels as a payload
   relative to the version the client was given.
 - A client that cannot follow answers with status `nack` and a reason, in an ordinary reply: it never

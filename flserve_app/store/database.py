@@ -89,6 +89,14 @@ class Database:
                 raise
         return cls(url)
 
+    @property
+    def place(self) -> str:
+        """Where it is, to be shown: the folder of its file, or its URL without a password."""
+        url = self._engine.url
+        if url.get_backend_name() == "sqlite" and url.database:
+            return str(Path(url.database).parent)
+        return url.render_as_string(hide_password=True)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the catalog.

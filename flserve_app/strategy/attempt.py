@@ -5,6 +5,7 @@ What a strategy makes of numbers that strangers sent may fail in any way. Rules:
 - It is logged with its reason, which stands in the round's row as well; where the strategy has methods of its own,
   with the traceback, as the fault may be theirs.
 - Where the next round fails too, it will not be the last: the run ends with that reason.
+- A run of which no round could be aggregated ends with it as well, however few they were.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from logging import WARNING
 from typing import final
 
 from flwr.common.logger import log
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 
 from flserve_app.errors import AggregateError
 from flserve_app.strategy.compatibility import nested
@@ -58,6 +59,8 @@ class Attempts:
     def __init__(self, phase: str) -> None:
         self._phase = phase
         self._failed: int | None = None
+        self._reason = ""
+        self._made = False
 
     def failed(self, number: int, error: AggregateError) -> str:
         """Note that a round is skipped, and return why.
@@ -68,6 +71,20 @@ class Attempts:
         reason = f"{self._phase} cannot be aggregated: {error}"
         if self._failed == number - 1:
             raise AggregateError(f"rounds {number - 1} and {number}: {reason}") from error
-        self._failed = number
+        self._failed, self._reason = number, reason
         log(WARNING, "flserve: round %d is skipped: %s", number, reason)
         return reason
+
+    def made(self, something: bool) -> None:
+        """Note that an aggregate was made, if it was one of something."""
+        self._made = self._made or something
+
+    def over(self, result: Result) -> Result:
+        """Return what the run leaves.
+
+        Raises:
+            AggregateError: If there were rounds that failed, and none that did not.
+        """
+        if self._failed is not None and not self._made:
+            raise AggregateError(f"round {self._failed}, and none was better: {self._reason}")
+        return result

@@ -20,6 +20,9 @@ from flwr.serverapp.strategy import Strategy
 from flserve_app.artifact.roles import Roles
 from flserve_app.codec.lossy import Lossy
 from flserve_app.errors import ConfigError
+from flserve_app.strategy.older_api import STRATEGIES, STRATEGY_HINT, is_older_strategy
+from flserve_app.strategy.own_start import check_own_start
+from flserve_app.strategy.transparent import Transparent
 
 LATE_RULES = ("drop", "rebase")
 NONFINITE_RULES = ("keep", "leave_out")
@@ -116,7 +119,7 @@ TABLE: Mapping[str, Traits] = MappingProxyType(
 UNKNOWN = Traits(
     name="",
     no_rebase="it is not known how it weighs replies",
-    assumed="it takes and returns full ArrayRecords of the model's tensors, and keeps nothing that a resumed run needs",
+    assumed="it takes and returns full ArrayRecords, and keeps nothing that a resumed run needs",
 )
 
 
@@ -129,6 +132,7 @@ def check(strategy: Strategy, late: str = "drop") -> Traits:
     if late not in LATE_RULES:
         raise ConfigError(f"late is {late!r}, expected one of: {', '.join(LATE_RULES)}")
     found = [_judged(each) for each in nested(strategy)]
+    check_own_start(strategy)
     traits = replace(
         found[-1],
         name="(".join(each.name for each in found) + ")" * (len(found) - 1),
@@ -186,7 +190,7 @@ def nested(strategy: Any) -> Iterator[Strategy]:
         yield strategy
 
 
-def _judged(strategy: Strategy) -> Traits:
+def _judged(strategy: object) -> Traits:
     """Return the row of one strategy.
 
     Raises:
@@ -196,10 +200,12 @@ def _judged(strategy: Strategy) -> Traits:
     row = next((TABLE[base.__name__] for base in kind.__mro__ if _is_flowers(base) and base.__name__ in TABLE), None)
     if row is not None and row.refused:
         raise ConfigError(f"{kind.__name__} cannot be combined with versions: {row.refused}")
+    if isinstance(strategy, Transparent):
+        raise ConfigError(f"{kind.__name__} has to be the outermost strategy: it cannot be put inside of another one")
     if not isinstance(strategy, Strategy):
+        if is_older_strategy(strategy):
+            raise ConfigError(f"{kind.__name__} is a strategy of Flower's older API ({STRATEGIES}): {STRATEGY_HINT}")
         raise ConfigError(f"{kind.__name__} is no strategy of Flower's Message API (flwr.serverapp.strategy.Strategy)")
-    if kind.start is not Strategy.start:
-        raise ConfigError(f"{kind.__name__} has a round loop of its own (start), which cannot be wrapped")
     if row is None:
         return replace(UNKNOWN, name=kind.__name__, assumed=f"{kind.__name__}: {UNKNOWN.assumed}")
     if kind.__name__ == row.name and _is_flowers(kind):

@@ -6,6 +6,7 @@ Rules:
   whether they know it.
 - What a client is brought from is what was delivered to it, see `roster`.
 - A payload that several messages of a batch carry is one Array, so that Flower uploads it once.
+- Further ArrayRecords of a message (control variates, prototypes) are counted; how they travel is `beside`'s.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
 from flserve_app.fleet import PRIVATE
+from flserve_app.strategy.beside import BesideRecords
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
@@ -65,6 +67,7 @@ class Dispatch:
         private: PrivatePart,
     ) -> None:
         self._private = private
+        self._model_key = "arrays"
         self._late = late
         self._settlements = settlements
         self._seed = secrets.randbits(63) if seed is None else seed
@@ -73,19 +76,31 @@ class Dispatch:
         self._roster = roster
         self._uplink = uplink
         self._rounds = rounds
+        self._beside = BesideRecords(publisher)
 
     def parcel(self, message: Message) -> Parcel:
         """Return a strategy's message with what it delivers."""
         parcel = open_message(message)
-        key = model_key(message)
-        fleet = self._roster.fleet
-        client = fleet.get(parcel.node_id)
+        key = model_key(message, self._publisher.record, self._model_key)
+        client = self._roster.fleet.get(parcel.node_id)
         parcel = replace(parcel, identity=client.identity)
         if key is None:
             return parcel
+        self._model_key = key
         artifact = self._publisher.artifact_of(parcel.content.array_records[key])
-        delivers = client.versioned and parcel.node_id in fleet.clients
+        delivers = self._roster.delivers(parcel.node_id, parcel.message_type)
         return replace(parcel, arrays=key, target=artifact.digest, delivers=delivers)
+
+    def beside(self, waiting: list[tuple[Message, Parcel]]) -> list[tuple[Message, Parcel]]:
+        """Return the messages of an exchange with the further records that they have in common."""
+        delivering = [parcel for _, parcel in waiting if parcel.delivers]
+        common = self._beside.common(delivering, self._roster.server_round)
+        return [(message, replace(parcel, beside=common) if parcel.delivers else parcel) for message, parcel in waiting]
+
+    def followed(self, parcel: Parcel) -> None:
+        """Note that a client followed what it was given."""
+        self._settlements.told(parcel.identity, parcel.settled)
+        self._beside.took(parcel)
 
     def address(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel:
         """Write the parcel's delivery into its message, and count it; return the parcel with its plan."""
@@ -98,12 +113,13 @@ class Dispatch:
             client = self._roster.fleet.get(parcel.node_id)
             delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
             put_delivery(content, delivery)
+            beside, given = self._beside.put(content, parcel, client, shared)
             self._roster.gave(parcel.node_id, parcel.target)
             message.content = content
-            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe) + extra)
-            return replace(parcel, plan=plan, settled=delivery.settled)
+            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe) + extra, beside)
+            return replace(parcel, plan=plan, settled=delivery.settled, given_beside=given)
         if parcel.arrays:
-            self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]))
+            self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]), {})
         return parcel
 
     def _planned(self, parcel: Parcel) -> tuple[Plan, dict[Step, bytes]]:
@@ -122,10 +138,16 @@ class Dispatch:
         recipe = self._publisher.recipe
         return "" if plan.kind != "recipe" or recipe is None else recipe.to_json()
 
-    def _count(self, message: Message, parcel: Parcel, kind: str, payload: int) -> None:
-        full = _npy_bytes(parcel.content.array_records[parcel.arrays])
+    def _count(self, message: Message, parcel: Parcel, kind: str, payload: int, beside: dict[str, int]) -> None:
+        sizes = {key: _npy_bytes(record) for key, record in parcel.content.array_records.items()}
+        full = sum(sizes.values())
         self._ledger.planned("resend" if parcel.tries else kind)
-        self._ledger.sent("down", payload=payload, message=message_bytes(message), full=0 if parcel.tries else full)
+        self._ledger.sent(
+            "down",
+            payload=payload + sum((sizes | beside).values()) - sizes[parcel.arrays],
+            message=message_bytes(message),
+            full=0 if parcel.tries else full,
+        )
 
     def _delivery(self, parcel: Parcel, arrays: tuple[Array, ...], recipe: str) -> Delivery:
         return Delivery(

@@ -9,17 +9,21 @@ own is asked the way Flower asks it. A reply that cannot be taken comes as an er
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from logging import WARNING
 from typing import final
 
 from flwr.app import Message
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from flserve_app.strategy.ledger import Ledger
+from flserve_app.strategy.parcel import brings_model
 from flserve_app.strategy.pulls import Pulls
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 1.0
+PUSHED = "models in grid.push_messages go whole, as without flserve: grid.send_and_receive delivers what clients lack"
 
 
 @final
@@ -38,6 +42,15 @@ class Exchange:
         self._grid = grid
         self._ledger = ledger
         self.pulls = Pulls(grid)
+        self._told = False
+
+    def push(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push messages of an app as they are; that their models go whole is said once."""
+        outgoing = list(messages)
+        if not self._told and any(brings_model(message) for message in outgoing):
+            self._told = True
+            log(WARNING, "flserve: %s", PUSHED)
+        return self._grid.push_messages(outgoing)
 
     def replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         """Send messages and yield the replies that come within `timeout` seconds (None: all), as they come."""
@@ -76,3 +89,8 @@ class Exchange:
         left = pause if deadline is None else max(0.0, deadline - time.monotonic())
         time.sleep(min(pause, left))
         self._ledger.spent("wait", min(pause, left))
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return the seconds that are left until a point of the monotonic clock; None if there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -7,7 +7,8 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import final
 
 from flwr.app import Message
@@ -17,6 +18,7 @@ from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
 from flserve_app.strategy.pulls import Pulls, is_lost
 
+NO_MESSAGES: Mapping[int, Message] = MappingProxyType({})
 MOST_AT_ONCE = 2  # greetings of a node that are sent for answers that were lost
 LONGEST_GAP = 16  # rounds between two greetings of a node that answers none
 
@@ -28,15 +30,15 @@ class Greetings:
     Args:
         grid: The Grid that carries them.
         ledger: Where bytes are counted.
-        hello: Makes the greeting of a node.
+        hello: Makes the greeting of a node, like a message that it is about to be sent, if there is one.
     """
 
-    def __init__(self, grid: Grid, ledger: Ledger, hello: Callable[[int], Message]) -> None:
+    def __init__(self, grid: Grid, ledger: Ledger, hello: Callable[[int, Message | None], Message]) -> None:
         self._grid = grid
         self._pulls = Pulls(grid)
         self._ledger = ledger
         self._hello = hello
-        self._open: dict[str, tuple[int, int]] = {}
+        self._open: dict[str, tuple[int, int, Message]] = {}
         self._sent: dict[int, tuple[int, int]] = {}
 
     def due(self, node_id: int, server_round: int) -> bool:
@@ -48,34 +50,35 @@ class Greetings:
         """Return how often a node was greeted."""
         return self._sent.get(node_id, (0, 0))[1]
 
-    def send(self, node_ids: Sequence[int], server_round: int) -> None:
-        """Greet nodes."""
+    def send(self, node_ids: Sequence[int], server_round: int, like: Mapping[int, Message] = NO_MESSAGES) -> None:
+        """Greet nodes, like the messages that they are about to be sent."""
         self._open = {key: sent for key, sent in self._open.items() if server_round - sent[1] <= LONGEST_GAP}
         if not node_ids:
             return
-        hellos = [self._hello(node_id) for node_id in node_ids]
+        hellos = [self._hello(node_id, like.get(node_id)) for node_id in node_ids]
         for node_id, hello in zip(node_ids, hellos, strict=True):
             self._ledger.sent("down", payload=0, message=message_bytes(hello), full=0)
             self._sent[node_id] = (server_round, self.times(node_id) + 1)
         # A Grid names what it could send in the order of the messages, and leaves gaps.
-        for node_id, name in zip(node_ids, self._grid.push_messages(hellos), strict=False):
+        for node_id, hello, name in zip(node_ids, hellos, self._grid.push_messages(hellos), strict=False):
             if name:
-                self._open[name] = (node_id, server_round)
+                self._open[name] = (node_id, server_round, hello)
 
-    def answers(self) -> list[tuple[int, Message]]:
-        """Return the answers that have come, each with the node that was greeted; each is handed out once."""
+    def answers(self) -> list[tuple[int, str, Message]]:
+        """Return the answers that have come, each once, with the node that was greeted and the type of message."""
         if not self._open:
             return []
         found = []
         again = []
-        for reply in self._pulls.pull({name: node_id for name, (node_id, _) in self._open.items()}):
+        for reply in self._pulls.pull({name: node_id for name, (node_id, _, _) in self._open.items()}):
             asked = self._open.pop(reply.metadata.reply_to_message_id, None)
             if asked is None:
                 continue
-            if is_lost(reply) and self.times(asked[0]) < MOST_AT_ONCE:
+            node_id, _, hello = asked
+            if is_lost(reply) and self.times(node_id) < MOST_AT_ONCE:
                 again.append(asked)
             else:
-                found.append((asked[0], reply))
-        for node_id, server_round in again:
-            self.send([node_id], server_round)
+                found.append((node_id, hello.metadata.message_type, reply))
+        for node_id, server_round, hello in again:
+            self.send([node_id], server_round, {node_id: hello})
         return found

@@ -5,8 +5,8 @@ alike for training and evaluation. Rules:
 - Nodes are greeted beside the rounds, and those that have not answered are not named to the strategy unless it needs
   more; see `roster`.
 - How a model gets into a message is `dispatch`'s, how an update gets out of a reply is `intake`'s.
-- A client that refuses a delivery, or whose update cannot be read, is served again within the same call,
-  with a full payload; after `MAX_TRIES` it is given up, with one line in the log.
+- A client that refuses a delivery, or whose update cannot be read, is served again within the same call, in full; after
+  `MAX_TRIES` it is given up, with one line in the log. One that understands none is sent plain ones; `handlers`.
 - Replies come back as full ArrayRecords in the order of the clients' identities. Error replies come last.
 - Where the model has private tensors, a client that cannot keep them gets no messages: it is left out.
 - A training message that is not answered in time may be answered later; see `late`.
@@ -15,7 +15,7 @@ alike for training and evaluation. Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from logging import INFO, WARNING
 from typing import final
@@ -33,11 +33,12 @@ from flserve_app.fleet import RECIPE, Fleet
 from flserve_app.store import Holder
 from flserve_app.strategy import roster
 from flserve_app.strategy.dispatch import Dispatch, Shared
-from flserve_app.strategy.exchange import Exchange
+from flserve_app.strategy.exchange import Exchange, remaining
+from flserve_app.strategy.handlers import Handlers
 from flserve_app.strategy.intake import Intake
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
-from flserve_app.strategy.parcel import Parcel
+from flserve_app.strategy.parcel import Outgoing, Parcel
 from flserve_app.strategy.patience import Patience
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
@@ -68,6 +69,9 @@ class VersionedGrid(Grid):
         seed: Of the dither that updates are rounded with.
         private: What of the model stays with the clients.
 
+    Attributes:
+        sending: Called with the messages that are about to be sent.
+
     Raises:
         DeliveryError: From `get_node_ids`, if it is asked again and again for longer than `patience`.
     """
@@ -90,9 +94,9 @@ class VersionedGrid(Grid):
         private: PrivatePart | None = None,
     ) -> None:
         self._private = private or PrivatePart(NO_ROLES)
+        self.sending: Callable[[Iterable[Message]], None] = lambda messages: None
         self._grid = grid
-        self._publisher = publisher
-        self._ledger = ledger
+        self._publisher, self._ledger = publisher, ledger
         self._patience = Patience(patience)
         self._hello_seconds = min(HELLO_SECONDS, hello_seconds)
         self._settlements = settlements or Settlements()
@@ -104,10 +108,11 @@ class VersionedGrid(Grid):
             ledger,
             grid,
             base,
-            marks=self._marks,
+            marks=lambda: (self._private.key, publisher.federation.name),
             earlier=publisher.held_before(),
             renamed=self._settlements.renamed,
         )
+        self._handlers = Handlers(self._roster, ledger, self._private)
         self._late = LateReplies(
             publisher, ledger, self._roster, rule=late, exponent=staleness, settlements=self._settlements
         )
@@ -163,8 +168,8 @@ class VersionedGrid(Grid):
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push messages as they are; only `send_and_receive` delivers versions."""
-        return self._grid.push_messages(messages)
+        """Push messages as they are, which is said once; only `send_and_receive` delivers versions."""
+        return self._exchange.push(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull replies as they are; only `send_and_receive` takes updates in."""
@@ -205,44 +210,36 @@ class VersionedGrid(Grid):
             timeout: Seconds for the whole exchange, resends included; None to wait for all.
         """
         outgoing = list(messages)
+        self.sending(outgoing)
         self._patience.over()
         deadline = None if timeout is None else time.monotonic() + timeout
-        nodes = (message.metadata.dst_node_id for message in outgoing)
-        self._roster.meet_addressed(nodes, HELLO_SECONDS if timeout is None else timeout)
+        self._roster.meet_addressed(outgoing, HELLO_SECONDS if timeout is None else timeout)
         arrived: list[Message] = []
         waiting = [(message, self._dispatch.parcel(message)) for message in outgoing]
-        waiting = [(message, parcel) for message, parcel in waiting if self._admits(parcel)]
+        waiting = self._dispatch.beside([(message, parcel) for message, parcel in waiting if self._admits(parcel)])
         while waiting:
-            shared: Shared = {}
-            sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
-            batch = [message for message, _ in waiting]
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            waiting = self._take_in(batch, sent, self._exchange.replies(batch, left), arrived)
+            waiting = self._exchanged(waiting, deadline, arrived)
         return self._ordered(arrived)
 
-    def _marks(self) -> tuple[str, str]:
-        return self._private.key, self._publisher.federation.name
-
     def _admits(self, parcel: Parcel) -> bool:
-        client = self.fleet.get(parcel.node_id)
-        if not parcel.arrays or self._private.admits(client):
-            return True
-        self._ledger.failed()
-        answered = parcel.node_id in self.fleet.clients
-        why = "it cannot keep private tensors to itself" if answered else "it has not answered its greeting yet"
-        log(WARNING, "flserve: %s is left out: %s", client.identity, why)
-        return False
+        met = parcel.node_id in self.fleet.clients
+        why = self._private.refuses(self.fleet.get(parcel.node_id), met=met) if parcel.arrays else ""
+        if why:
+            self._ledger.failed()
+            log(WARNING, "flserve: %s is left out: %s", parcel.identity, why)
+        return not why
 
-    def _take_in(
-        self, batch: list[Message], sent: dict[int, Parcel], replies: Iterable[Message], arrived: list[Message]
-    ) -> list[tuple[Message, Parcel]]:
-        """Read the replies into `arrived`; return the messages to send again."""
+    def _exchanged(self, waiting: list[Outgoing], deadline: float | None, arrived: list[Message]) -> list[Outgoing]:
+        """Deliver, and read the replies into `arrived`; return the messages to send again."""
+        shared: Shared = {}
+        sent = {id(message): self._dispatch.address(message, parcel, shared) for message, parcel in waiting}
+        batch = [message for message, _ in waiting]
         by_id: dict[str, Parcel] = {}
         by_node = {parcel.node_id: parcel for parcel in sent.values()}
         silent = {id(sent[id(message)]): (message, sent[id(message)]) for message in batch}
         answered: set[int] = set()
-        again = []
-        for reply in replies:
+        again: list[Outgoing] = []
+        for reply in self._exchange.replies(batch, remaining(deadline)):
             # They have an id once they are sent, which is when the first reply is asked for.
             by_id = by_id or {message.metadata.message_id: sent[id(message)] for message in batch}
             parcel = by_id.get(reply.metadata.reply_to_message_id) or by_node.get(reply.metadata.src_node_id)
@@ -254,15 +251,26 @@ class VersionedGrid(Grid):
                 continue
             answered.add(id(parcel))
             silent.pop(id(parcel), None)
-            try:
-                arrived.append(self._read(reply, parcel))
-            except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
-                again.extend(self._retry(parcel, failure(error)))
+            again += self._accept(reply, parcel, arrived)
+        own, resent = self._handlers.settle(remaining(deadline))
+        for reply, parcel in own:
+            again += self._accept(reply, parcel, arrived, settled=True)
         for message, parcel in silent.values():
             self._ledger.failed()
             self._late.expect(message.metadata.message_id, parcel, self.server_round)
             log(WARNING, "flserve: %s did not answer in time", self.fleet.get(parcel.node_id).identity)
-        return again
+        return again + resent
+
+    def _accept(
+        self, reply: Message, parcel: Parcel, arrived: list[Message], *, settled: bool = False
+    ) -> list[Outgoing]:
+        """Read a reply into `arrived`, unless it is doubted; return the message if it is to be sent again."""
+        try:
+            if settled or not self._handlers.doubts(reply, parcel):
+                arrived.append(self._read(reply, parcel))
+        except Exception as error:  # noqa: BLE001 one client's reply: whatever is wrong with it is its own failure
+            return self._retry(parcel, failure(error))
+        return []
 
     def _read(self, reply: Message, parcel: Parcel) -> Message:
         read, answer = self._intake.read(reply, parcel)
@@ -270,12 +278,12 @@ class VersionedGrid(Grid):
             version = self._publisher.number_of(parcel.target) if answer.status == "ok" else -1
             self._roster.heard(parcel.node_id, answer, version if version >= 0 else None)
             if answer.status == "ok":
-                self._settlements.told(parcel.identity, parcel.settled)
+                self._dispatch.followed(parcel)
             if answer.status == "nack":
                 raise DeliveryError(answer.reason or "no reason given")
         return read
 
-    def _retry(self, parcel: Parcel, error: FlserveError) -> list[tuple[Message, Parcel]]:
+    def _retry(self, parcel: Parcel, error: FlserveError) -> list[Outgoing]:
         identity = self.fleet.get(parcel.node_id).identity
         if (parcel.plan is None and not isinstance(error, ReplyLost)) or parcel.tries + 1 >= MAX_TRIES:
             self._ledger.failed()
@@ -284,14 +292,7 @@ class VersionedGrid(Grid):
         log(INFO, "flserve: %s is served again in full: %s", identity, plain(error))
         if parcel.plan is not None and parcel.plan.kind == "recipe" and not isinstance(error, ReplyLost):
             self._roster.takes_no_more(parcel.node_id, RECIPE)
-        message = Message(
-            parcel.content,
-            dst_node_id=parcel.node_id,
-            message_type=parcel.message_type,
-            ttl=parcel.ttl,
-            group_id=parcel.group_id,
-        )
-        return [(message, replace(parcel, plan=None, tries=parcel.tries + 1))]
+        return [(parcel.message(), replace(parcel, plan=None, tries=parcel.tries + 1))]
 
     def _ordered(self, replies: list[Message]) -> list[Message]:
         nodes = dict.fromkeys(reply.metadata.src_node_id for reply in replies)

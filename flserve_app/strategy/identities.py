@@ -19,6 +19,9 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import final
 
+from flwr.common.constant import NOOP_FLWR_AID
+from flwr.serverapp import Grid
+
 HINT = "two SuperNodes with one partition-id, or one cache directory?"
 _NODE = re.compile(r"node-[0-9]+")
 
@@ -85,3 +88,12 @@ class Identities:
 def own_name(node_id: int) -> str:
     """Return the name of a node that has no identity."""
     return f"node-{node_id}"
+
+
+def registered_keys(grid: Grid) -> dict[int, bytes]:
+    """Return the keys that the operator registered, by node; none where the Grid does not say."""
+    try:
+        registered = [node for node in grid.get_nodes() if node.public_key and node.owner_aid != NOOP_FLWR_AID]
+        return {node.node_id: node.public_key for node in registered}
+    except Exception:  # noqa: BLE001 a Grid of somebody's own need not know: identities then belong to nodes
+        return {}

@@ -27,6 +27,7 @@ from flserve_app.codec import decode
 from flserve_app.errors import DeliveryError, ReplyLost, WrongBase
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
+from flserve_app.strategy.older_api import CLIENT_HINT, is_older_client
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.pulls import is_lost
@@ -55,6 +56,7 @@ class Intake:
         self._settlements = settlements
         self._publisher = publisher
         self._ledger = ledger
+        self._hinted = False
 
     def read(self, reply: Message, parcel: Parcel) -> tuple[Message, Answer | None]:
         """Return a reply with full arrays, and the client's answer if it gave one.
@@ -71,7 +73,7 @@ class Intake:
         if reply.has_error():
             self._ledger.sent("up", payload=0, message=size, full=0)
             self._ledger.failed()
-            log(WARNING, "flserve: node %d failed: %s", parcel.node_id, _last_line(str(reply.error.reason or "")))
+            self._tell(parcel, str(reply.error.reason or ""))
             return reply, None
         content = RecordDict(dict(reply.content))
         answer = take_answer(content)
@@ -90,6 +92,13 @@ class Intake:
             self._ledger.answered(fetch=answer.fetch_seconds, train=answer.train_seconds, update=answer.encode_seconds)
         reply.content = content
         return reply, answer
+
+    def _tell(self, parcel: Parcel, reason: str) -> None:
+        """Log what a client failed with; once a run, what to do about clients of Flower's older API."""
+        log(WARNING, "flserve: node %d failed: %s", parcel.node_id, last_line(reason))
+        if not self._hinted and is_older_client(reason[-LONGEST_REASON:]):
+            self._hinted = True
+            log(WARNING, "flserve: %s", CLIENT_HINT)
 
     def _check_size(self, reply: Message, parcel: Parcel) -> None:
         """Refuse a reply to a delivery that is out of all proportion to the model. Raises DeliveryError."""
@@ -141,7 +150,7 @@ def _check_answer(answer: Answer | None) -> None:
         raise DeliveryError(f"{answer.identity} names its arrays {answer.arrays!r}, which is the protocol's own")
 
 
-def _last_line(reason: str) -> str:
+def last_line(reason: str) -> str:
     """Return the end of a traceback, which says what it was."""
     lines = [line for line in map(plain, reason[-LONGEST_REASON:].splitlines()) if line]
     return lines[-1] if lines else "no reason given"

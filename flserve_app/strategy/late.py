@@ -132,7 +132,7 @@ class LateReplies:
         for key, value in read.content.items():
             if isinstance(value, ArrayRecord):
                 # Before it is moved: a tensor of another kind would come out of that as the current one.
-                content[key] = rebase(rebuilt(value, base, finite=False), base, self._publisher.artifact)
+                content[key] = rebase(rebuilt(value, base.specs, finite=False), base, self._publisher.artifact)
             elif isinstance(value, MetricRecord):
                 content[key] = _lighter(value, weighted_by, staleness_weight(lag, self._exponent))
         read.content = RecordDict(content)

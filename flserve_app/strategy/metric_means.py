@@ -69,21 +69,35 @@ def mean_of_senders(records: list[RecordDict], weighted_by: str) -> MetricRecord
     return means
 
 
+def _always(records: list[RecordDict]) -> bool:
+    return True
+
+
 @contextmanager
-def averaging(strategy: Strategy) -> Iterator[None]:
-    """Let a strategy and what it wraps average metrics by the rules of this module, until the block ends."""
+def averaging(strategy: Strategy, applies: Callable[[list[RecordDict]], bool] = _always) -> Iterator[None]:
+    """Let a strategy and what it wraps average metrics by the rules of this module, until the block ends.
+
+    Args:
+        strategy: It.
+        applies: Whether they are for these records; a strategy that averages others by itself does it as it would.
+    """
     before: list[tuple[FedAvg, str, MetricsFn]] = []
     for each in nested(strategy):
         if isinstance(each, FedAvg):
             for name in FUNCTIONS:
                 function = getattr(each, name)
                 before.append((each, name, function))
-                setattr(each, name, mean_of_senders if function is aggregate_metricrecords else _guarded(function))
+                ours = mean_of_senders if function is aggregate_metricrecords else _guarded(function)
+                setattr(each, name, ours if applies is _always else _either(ours, function, applies))
     try:
         yield
     finally:
         for owner, name, function in before:
             setattr(owner, name, function)
+
+
+def _either(ours: MetricsFn, function: MetricsFn, applies: Callable[[list[RecordDict]], bool]) -> MetricsFn:
+    return lambda records, weighted_by: (ours if applies(records) else function)(records, weighted_by)
 
 
 def _guarded(function: MetricsFn) -> MetricsFn:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
@@ -25,6 +26,8 @@ class Parcel:
         delivers: Whether that goes as a delivery; if not, it goes as it is.
         plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
+        beside: Digests of the further records that all clients get alike, by key.
+        given_beside: Those of them that go as payloads.
         settled: Digests of the client's updates that it says were aggregated.
     """
 
@@ -40,6 +43,21 @@ class Parcel:
     plan: Plan | None = None
     tries: int = 0
     settled: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
+    given_beside: Mapping[str, str] = field(default_factory=dict)
+
+    def message(self) -> Message:
+        """Return the strategy's message anew."""
+        return Message(
+            self.content,
+            dst_node_id=self.node_id,
+            message_type=self.message_type,
+            ttl=self.ttl,
+            group_id=self.group_id,
+        )
+
+
+Outgoing = tuple[Message, Parcel]  # what is sent, and what it carries
 
 
 def open_message(message: Message) -> Parcel:
@@ -54,11 +72,43 @@ def open_message(message: Message) -> Parcel:
     )
 
 
-def model_key(message: Message) -> str | None:
+def model_key(message: Message, published: ArrayRecord, usual: str) -> str | None:
     """Return the key of the ArrayRecord that holds the model, or None.
 
-    Train and evaluate messages deliver a model: their first ArrayRecord. A query's arrays are the app's own.
+    Train and evaluate messages deliver a model: the record that was published, and else the one that is most like it. A
+    query's arrays are the app's own.
+
+    Args:
+        message: The strategy's.
+        published: What the strategy was given to send.
+        usual: Where it was found before.
     """
     if not message.has_content() or message.metadata.message_type.split(".")[0] not in ("train", "evaluate"):
         return None
-    return next((key for key, record in message.content.items() if isinstance(record, ArrayRecord)), None)
+    given, names = set(map(id, published.values())), set(published)
+
+    def unlike(key: str, record: ArrayRecord) -> tuple[bool, ...]:
+        return (
+            record is not published,
+            not any(id(array) in given for array in record.values()),
+            key != usual,
+            list(record) != list(published),
+            names.isdisjoint(record),
+        )
+
+    records = message.content.array_records
+    return min(records, key=lambda key: unlike(key, records[key]), default=None)
+
+
+def brings_model(message: Message) -> bool:
+    """Whether a message brings a handler a model."""
+    return (
+        message.has_content()
+        and message.metadata.message_type.split(".")[0] in ("train", "evaluate")
+        and bool(message.content.array_records)
+    )
+
+
+def trains(message: Message) -> bool:
+    """Whether a message delivers a model for training."""
+    return brings_model(message) and message.metadata.message_type.split(".")[0] == "train"

@@ -29,6 +29,7 @@ from flserve_app.client.wire import Delivery, payload_array
 from flserve_app.errors import ConfigError, FlserveError, StoreError
 from flserve_app.fleet import PRIVATE, Client
 from flserve_app.strategy.annex import State, attached, detached
+from flserve_app.strategy.in_place import take_over
 
 _MARK = "private"
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -72,6 +73,12 @@ class PrivatePart:
         self._take(Private(layout=layout, values=values))
         return shared
 
+    def shared(self, model: Artifact) -> Artifact:
+        """Return what of a model goes on with the history that was begun: all of it if it has no private tensors."""
+        if self._initial is None or not set(self._initial.layout.names) <= set(model):
+            return model
+        return self._initial.layout.parted(model)[0]
+
     def recall(self, found: State | None, version: str, shared: Artifact) -> State | None:
         """Go on with the history of a stored version; return what else its state holds.
 
@@ -109,9 +116,11 @@ class PrivatePart:
         """Return a version's state with the private part's beginning; as it is if nothing is private."""
         return attached(state, _MARK, self._bytes) if self._initial is not None else state
 
-    def admits(self, client: Client) -> bool:
-        """Whether a client can be sent the model: if something is private, it has to know how to keep that."""
-        return self._initial is None or (client.versioned and PRIVATE in client.takes)
+    def refuses(self, client: Client, *, met: bool) -> str:
+        """Return why a client cannot be sent the model, as it does not keep what is private; empty if it can be."""
+        if self._initial is None or (client.versioned and PRIVATE in client.takes):
+            return ""
+        return "it cannot keep private tensors to itself" if met else "it has not answered its greeting yet"
 
     def told(self, delivery: Delivery, client: Client, *, again: bool) -> tuple[Delivery, int]:
         """Return a delivery that says what is private, and the bytes of what it says beside the key.
@@ -139,7 +148,10 @@ class PrivatePart:
             for place, name in zip(layout.places, layout.names, strict=True):
                 names.insert(place, name)
             whole = {name: private[name] if name in private else arrays[name] for name in names}
-            return evaluate_fn(server_round, record_of(whole))
+            model = record_of(whole)
+            metrics = evaluate_fn(server_round, model)
+            take_over(record_of({name: model[name] for name in model if name not in private}), arrays)
+            return metrics
 
         return evaluate
 

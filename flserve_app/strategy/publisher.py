@@ -2,8 +2,8 @@
 
 Rules:
 - A version is stored before anybody hears of it.
-- The record handed to the strategy and the loop is made from the published artifact, so that everything is
-  computed from what clients hold.
+- The record handed to the strategy and the loop is made from the published artifact, or holds it, so that everything
+  is computed from what clients hold. Where it is changed in place (`in_place`), clients are given what it holds.
 - A payload that the store made for its history is delivered as it is, not made again.
 - A first version whose `serving` has a seed is a recipe: clients that can build it need no download.
 """
@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.recipe import Recipe, recipe_of
-from flserve_app.client.records import to_artifact, to_record
+from flserve_app.client.records import to_record
 from flserve_app.codec import encode, encode_composed
 from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.lossy import Lossy, send
@@ -30,6 +30,7 @@ from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 from flserve_app.strategy.annex import State
 from flserve_app.strategy.federation import Federation
+from flserve_app.strategy.in_place import Artifacts
 from flserve_app.strategy.planner import Planner
 from flserve_app.strategy.remainder import joined, parted
 
@@ -59,9 +60,9 @@ class Publisher:
     ) -> None:
         self.model = model
         self.registry = registry
-        self._codec = codec
+        self.codec = codec
         self._recorded = codec if lossy is None else lossy.name
-        self._run = run
+        self.run = run
         self._serving = serving
         self._lossy = lossy
         self._residual: Artifact | None = None
@@ -69,12 +70,17 @@ class Publisher:
         rounded = None if lossy is None else lossy.name
         self._planner = Planner(registry, self._payloads, codec, self._readable, rounded)
         self._recipe: Recipe | None = None
-        self._visiting: dict[str, Artifact] = {}
+        self._artifacts = Artifacts()
         self._numbers: dict[str, int] = {}
         self._line: set[str] = set()
         self._own: set[int] = set()
         self.federation = Federation(registry, model)
         self._current: tuple[Version, Artifact, ArrayRecord] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a version: published, or adopted from an earlier run."""
+        return self._current is not None
 
     @property
     def version(self) -> Version:
@@ -99,7 +105,7 @@ class Publisher:
 
     def leased(self) -> AbstractContextManager[None]:
         """Return a block in which the run has the model's name to itself. Raises Conflict, StoreError."""
-        return self.registry.leases.hold(self.model, self._run)
+        return self.registry.leases.hold(self.model, self.run)
 
     def publish(self, artifact: Artifact, server_round: int, state: State | None = None) -> Version:
         """Store an artifact, rounded if the codec rounds, as the next version; make it current.
@@ -133,7 +139,7 @@ class Publisher:
             artifact,
             parent=parent,
             round=server_round,
-            run=self._run,
+            run=self.run,
             codec=self._recorded,
             serving=self._serving if parent is None or self._serving is None else replace(self._serving, seed=None),
             state_kind="" if state is None else state[0],
@@ -153,8 +159,20 @@ class Publisher:
         self._line.add(version.digest)
         self._current = (version, artifact, to_record(artifact))
         self._numbers[version.digest] = version.number
-        self._visiting.clear()
+        self._artifacts.begin(self.record, artifact)
         self._planner.moved()
+
+    def go_on_in(self, record: ArrayRecord | None) -> ArrayRecord:
+        """Return what the loop goes on with: a strategy's own record, if that is the newest version, as it may change.
+
+        Args:
+            record: Holds what was published, unless the codec rounds.
+        """
+        version, artifact, _ = self._now
+        if record is not None and self._lossy is None:
+            self._current = (version, artifact, record)
+            self._artifacts.begin(record, artifact)
+        return self.record
 
     def measured(self, metrics: Mapping[str, float]) -> None:
         """Add metrics to the newest version; what another run recorded with its own stays as it is."""
@@ -163,12 +181,7 @@ class Publisher:
 
     def artifact_of(self, record: ArrayRecord) -> Artifact:
         """Return the artifact of a record that is about to be delivered, published or not."""
-        if record is self.record:
-            return self.artifact
-        artifact = to_artifact(record, like=self.artifact)
-        if artifact.digest == self.artifact.digest:
-            return self.artifact
-        return self._visiting.setdefault(artifact.digest, artifact)
+        return self._artifacts.of(record, self.artifact)
 
     def number_of(self, digest: str) -> int:
         """Return the number of a version this run published or began with; -1 for any other artifact."""
@@ -207,7 +220,7 @@ class Publisher:
 
     def whole(self, target: str) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan that needs nothing, and its payload. Raises FlserveError."""
-        found = whole(target, self._codec)
+        found = whole(target, self.codec)
         return found, {step: self._payloads.get(step) for step in found.steps}
 
     def base(self, digest: str) -> Artifact:
@@ -218,7 +231,7 @@ class Publisher:
         """
         if digest == self.version.digest:
             return self.artifact
-        visiting = self._visiting.get(digest)
+        visiting = self._artifacts.get(digest)
         return self.registry.load(digest) if visiting is None else visiting
 
     def held_before(self) -> dict[str, str]:
@@ -261,7 +274,7 @@ class Publisher:
             self._planner.offer_recipe(first.digest, len(self._recipe.to_json()))
 
     def _readable(self, digest: str) -> bool:
-        if digest in self._visiting or digest in self._numbers:
+        if self._artifacts.get(digest) is not None or digest in self._numbers:
             return True
         try:
             return bool(self.registry.chain(digest))

@@ -1,8 +1,8 @@
 """The tensors of one reply, in the model's form.
 
 Flower's strategies take names, dtypes and order from the first reply they are given, and trust what an Array says of
-itself. Here the model dictates all of them. Rules:
-- A reply has all tensors of the model in their shapes; what it has beside them is left behind.
+itself. Here one form dictates all of them, as a rule the model's (`reply_form`). Rules:
+- A reply has all tensors of the form in their shapes; what it has beside them is left behind.
 - A floating tensor is of floats, cast to the model's dtype as a client is given it (bfloat16 as float32); a number
   that only becomes infinite by that is refused.
 - An integer tensor is of whole numbers in the range of its dtype, however they are written.
@@ -11,54 +11,53 @@ itself. Here the model dictates all of them. Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from flserve_app.artifact import Artifact, TensorSpec, dtype_named
+from flserve_app.artifact import TensorSpec, dtype_named
 from flserve_app.client.records import read_array, record_of
-from flserve_app.client.tensor_array import TensorArray
+from flserve_app.client.tensor_array import NUMPY_STYPE, TensorArray
 from flserve_app.errors import ArtifactError
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 
 
-def rebuilt(record: ArrayRecord, like: Artifact, *, finite: bool) -> ArrayRecord:
-    """Return a record of exactly the model's tensors, in its order and dtypes.
+def rebuilt(record: ArrayRecord, specs: Mapping[str, TensorSpec], *, finite: bool) -> ArrayRecord:
+    """Return a record of exactly these tensors, in their order and dtypes.
 
     Args:
         record: The reply's.
-        like: The model.
+        specs: What is expected, as a rule the model's.
         finite: Whether a floating tensor has to be finite.
 
     Raises:
-        ArtifactError: If a tensor is missing or cannot be one of the model's.
+        ArtifactError: If a tensor is missing or cannot be one of these.
     """
-    _check_names(record, like)
-    return record_of({name: _rebuilt(record[name], spec, finite) for name, spec in like.specs.items()})
+    if missing := [name for name in specs if name not in record]:
+        raise ArtifactError(f"it lacks tensor {missing[0]!r}")
+    return record_of({name: _rebuilt(record[name], spec, finite) for name, spec in specs.items()})
 
 
-def checked(record: ArrayRecord, like: Artifact, *, finite: bool) -> ArrayRecord:
-    """Return a record as it was sent, the model's tensors first and in its order; the same one if they are already.
+def check_streams(record: ArrayRecord, *, finite: bool) -> None:
+    """Refuse a record that cannot be read, whoever reads it; one in a serialisation of the app's own is the app's.
 
     Raises:
-        ArtifactError: If a tensor of the model is missing or of another shape or kind, or an Array says something else
-            of itself than its stream.
+        ArtifactError: If an Array is no stream, says something else of itself than its stream, or, if it has to be, is
+            not finite.
     """
-    _check_names(record, like)
     for name, array in record.items():
+        if array.stype != NUMPY_STYPE:
+            continue
         values = read_array(name, array)
         if (array.dtype, tuple(array.shape)) != (str(values.dtype), values.shape):
             raise ArtifactError(
                 f"its {name!r} says it is another tensor than its stream, {values.dtype} {values.shape}"
             )
-        if name in like:
-            _check(values, like.specs[name], finite, strict=False)
-    if list(record)[: len(like)] == list(like):
-        return record
-    further = sorted(name for name in record if name not in like)
-    return record_of({name: record[name] for name in [*like, *further]})
+        if finite and values.dtype.kind in "fc" and not np.all(np.isfinite(values)):
+            raise ArtifactError(f"its {name!r} is not finite")
 
 
 def given_dtype(spec: TensorSpec) -> np.dtype[Any]:
@@ -84,14 +83,9 @@ def within(mean: NDArray, spec: TensorSpec) -> NDArray:
     return np.asarray(np.clip(mean, low, high))
 
 
-def _check_names(record: ArrayRecord, like: Artifact) -> None:
-    if missing := [name for name in like if name not in record]:
-        raise ArtifactError(f"it lacks tensor {missing[0]!r}")
-
-
 def _rebuilt(array: Array, spec: TensorSpec, finite: bool) -> Array:
     values = read_array(spec.name, array)
-    _check(values, spec, finite, strict=True)
+    _check(values, spec, finite)
     dtype = given_dtype(spec)
     if values.dtype == dtype and values.flags.c_contiguous and values.flags.aligned:
         return array if isinstance(array, TensorArray) else TensorArray(values)
@@ -102,17 +96,17 @@ def _rebuilt(array: Array, spec: TensorSpec, finite: bool) -> Array:
     return TensorArray(cast)
 
 
-def _check(values: NDArray, spec: TensorSpec, finite: bool, *, strict: bool) -> None:
-    """Refuse what cannot stand for a tensor of the model; `strict`, what is of another kind as well."""
+def _check(values: NDArray, spec: TensorSpec, finite: bool) -> None:
+    """Refuse what cannot stand for a tensor of the model."""
     if values.shape != spec.shape:
         raise ArtifactError(f"its {spec.name!r} has shape {values.shape}, expected {spec.shape}")
     dtype = given_dtype(spec)
     kinds = "biuf" if is_integral(spec) else "fc" if dtype.kind == "c" else "f"
-    if values.dtype.kind not in (kinds if strict else "biufc"):
+    if values.dtype.kind not in kinds:
         raise ArtifactError(f"its {spec.name!r} is {values.dtype}, expected {spec.dtype}")
     if is_integral(spec):
         _check_integers(values, spec, dtype)
-        if strict and values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
             raise ArtifactError(f"its {spec.name!r} has fractions, expected {spec.dtype}")
     elif finite and not np.all(np.isfinite(values)):
         raise ArtifactError(f"its {spec.name!r} is not finite")
@@ -122,10 +116,8 @@ def _check_integers(values: NDArray, spec: TensorSpec, dtype: np.dtype[Any]) -> 
     if values.dtype == dtype or not values.size:
         return
     low, high = _range(dtype)
-    # Python compares a float with an integer exactly, numpy after rounding the integer. Of complex numbers, as of
-    # old, the real part counts.
-    real = values.real
-    if not np.all(np.isfinite(values)) or real.min().item() < low or real.max().item() > high:
+    # Python compares a float with an integer exactly, numpy after rounding the integer.
+    if not np.all(np.isfinite(values)) or values.min().item() < low or values.max().item() > high:
         raise ArtifactError(f"its {spec.name!r} is not finite or out of the range of {spec.dtype}")
 
 

@@ -2,7 +2,8 @@
 
 Averaging turns integers into float64, and FedOpt turns everything into it. A version has the dtypes of the
 version before: floats are cast, integers and booleans rounded to the nearest value (a plain cast would
-truncate), bfloat16 rounded to nearest even. A tensor the version before did not have stays as it is.
+truncate), bfloat16 rounded to nearest even. A tensor the version before did not have stays as it is, and one that the
+aggregate lacks is no more: so it is without versions.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ def restore(aggregate: ArrayRecord, like: Artifact) -> Artifact:
     """Return an aggregate as an artifact with the dtypes and the order of `like`.
 
     Raises:
-        ArtifactError: If a tensor of `like` is missing, an integer tensor is not finite or out of range, or a
-            float tensor cannot be cast.
+        ArtifactError: If there is no tensor, an integer tensor is not finite or out of range, or a float tensor
+            cannot be cast.
     """
-    if missing := [name for name in like if name not in aggregate]:
-        raise ArtifactError(f"the aggregate lacks tensor {missing[0]!r}, which the version before has")
-    names = [*like, *(name for name in aggregate if name not in like)]
+    if not aggregate:
+        raise ArtifactError("the aggregate has no tensors")
+    names = [*(name for name in like if name in aggregate), *(name for name in aggregate if name not in like)]
     tensors: dict[str, NDArray] = {}
     dtypes: dict[str, str] = {}
     for name in names:
@@ -38,6 +39,14 @@ def restore(aggregate: ArrayRecord, like: Artifact) -> Artifact:
         if spec is not None:
             dtypes[name] = spec.dtype
     return Artifact.borrowed(tensors, dtypes=dtypes)
+
+
+def is_held_by(artifact: Artifact, record: ArrayRecord) -> bool:
+    """Whether an artifact that was restored from a record is what it holds, in its order and dtypes."""
+    return list(artifact) == list(record) and all(
+        read_array(name, array).dtype.newbyteorder("=").name == artifact.specs[name].dtype
+        for name, array in record.items()
+    )
 
 
 def _cast(values: NDArray, spec: TensorSpec) -> NDArray:

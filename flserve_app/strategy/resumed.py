@@ -42,11 +42,16 @@ def check_same_model(initial: ArrayRecord | Artifact, stored: Artifact, version:
         ConfigError: If names, their order, shapes or dtypes differ.
     """
     wanted = initial if isinstance(initial, Artifact) else to_artifact(initial, like=stored)
-    if difference := next(_differences(wanted.specs, stored.specs), ""):
+    if found := difference(wanted, stored):
         raise ConfigError(
-            f"{version.model} {version.name} is another model than initial_arrays: {difference}; resume=True goes on "
+            f"{version.model} {version.name} is another model than initial_arrays: {found}; resume=True goes on "
             "with the same model, for another one choose another model_name"
         )
+
+
+def difference(initial: Artifact, stored: Artifact) -> str:
+    """Return the first thing in which a model is another one than a version is; empty if there is none."""
+    return next(_differences(initial.specs, stored.specs), "")
 
 
 def _differences(initial: Mapping[str, TensorSpec], stored: Mapping[str, TensorSpec]) -> Iterator[str]:

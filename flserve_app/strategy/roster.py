@@ -8,8 +8,8 @@ Rules:
   no longer than the bound, nor than `START_SECONDS` (or `PATIENCE` times what it took till then) after the last.
 - A node that did not answer is unknown: it is not named to the strategy unless there are too few without it, and
   gets plain arrays if it is written to. It is greeted again in later rounds, more and more seldom.
-- One whose greeting failed is greeted again in later rounds, `GREETINGS` times in all: perhaps it only had a
-  bad moment.
+- One whose greeting failed is greeted again like the first message of each type that brings it a model, with its other
+  records: its handler may have a name, or a mod before ours read them; then in later rounds, `GREETINGS` times in all.
 - What a node says is bound to it: whose an identity is, see `identities`; what it holds counts as a base only if it
   was delivered to that identity, in this run or an earlier one, or is the one the operator named: a delta from
   anything else would tell it what that is.
@@ -25,8 +25,7 @@ from logging import INFO, WARNING
 from types import MappingProxyType
 from typing import final
 
-from flwr.app import Message, RecordDict
-from flwr.common.constant import NOOP_FLWR_AID
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
@@ -34,11 +33,16 @@ from flserve_app.client.wire import Answer, Delivery, put_delivery, take_answer
 from flserve_app.fleet import Client, Fleet
 from flserve_app.store import Holder
 from flserve_app.strategy.greetings import Greetings
-from flserve_app.strategy.identities import Identities, own_name
+from flserve_app.strategy.identities import Identities, own_name, registered_keys
+from flserve_app.strategy.intake import last_line
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
+from flserve_app.strategy.parcel import brings_model
+from flserve_app.strategy.spoken import Spoken
 from flserve_app.text import plain
 
+EXPECTED = "one without versioned_mod may log an error of its handler now, which is expected: it goes on as without us"
+FIRST = "train"  # the type of a greeting before it is known what the node will be sent
 HELLO_SECONDS = 120.0
 START_SECONDS = 15.0  # a node that loads torch answers late, and who is in round 1 must not depend on the weather
 GRACE_SECONDS = 5.0
@@ -93,6 +97,7 @@ class Roster:
         self._failed: set[int] = set()
         self._silent: set[int] = set()
         self._doubted: set[int] = set()
+        self.spoken = Spoken()
         self._began: float | None = None
         self._answered = 0.0
         self._given: dict[str, tuple[str, ...]] = {}
@@ -113,18 +118,37 @@ class Roster:
         self._take_answers()
         due = [node_id for node_id in listed if self._is_due(node_id)]
         if due:
+            if self._began is None:
+                log(INFO, "flserve: greeting the clients: %s", EXPECTED)
             self._began = self._began or time.monotonic()
-            self._identities.know(_authenticated(self._grid))
+            self._identities.know(registered_keys(self._grid))
             self._greetings.send(due, self.server_round)
             self._take_answers()
         if timeout > 0:
             self._wait(self.fleet.unknown(listed), len(listed), timeout)
 
-    def meet_addressed(self, node_ids: Iterable[int], timeout: float) -> None:
-        """Meet nodes that are about to be written to; those that were never greeted are waited for."""
-        listed = list(dict.fromkeys(node_ids))
+    def meet_addressed(self, messages: Iterable[Message], timeout: float) -> None:
+        """Meet nodes that are about to be written to; those that were never greeted, or in vain, are waited for."""
+        by_node = {message.metadata.dst_node_id: message for message in messages}
+        listed = list(by_node)
         new = any(not self._greetings.times(node_id) for node_id in self.fleet.unknown(listed))
         self.meet(listed, min(timeout, GRACE_SECONDS) if new else 0.0)
+        again = [message for node_id, message in by_node.items() if self._is_due_again(node_id, message)]
+        self.ask(again, min(timeout, GRACE_SECONDS))
+
+    def ask(self, messages: Iterable[Message], timeout: float | None) -> None:
+        """Greet nodes like messages that they failed on, and wait for their answers."""
+        by_node = {message.metadata.dst_node_id: message for message in messages}
+        if by_node:
+            for node_id, message in by_node.items():
+                self.spoken.ask((node_id, message.metadata.message_type))
+            self._greetings.send(list(by_node), self.server_round, by_node)
+            self._wait(by_node, len(by_node) + 1, START_SECONDS if timeout is None else min(timeout, START_SECONDS))
+
+    def delivers(self, node_id: int, message_type: str) -> bool:
+        """Whether a model goes to a node as a delivery in messages of a type, as far as is known."""
+        known = self.fleet.clients.get(node_id)
+        return known is not None and known.versioned and not self.spoken.is_plain((node_id, message_type))
 
     def partitions(self, node_ids: Iterable[int]) -> int:
         """Return the number of partitions that most of those nodes that answered know of; 0 if they know no such."""
@@ -176,10 +200,14 @@ class Roster:
         self.fleet = self.fleet.takes_no_more(node_id, what)
 
     def _is_due(self, node_id: int) -> bool:
-        if node_id in self.fleet.clients:
-            again = node_id in self._failed and self._greetings.times(node_id) < GREETINGS
-            return again and self._greetings.due(node_id, self.server_round)
-        return self._greetings.due(node_id, self.server_round)
+        return node_id not in self.fleet.clients and self._greetings.due(node_id, self.server_round)
+
+    def _is_due_again(self, node_id: int, message: Message) -> bool:
+        if node_id not in self._failed or not brings_model(message):
+            return False
+        if not self.spoken.was_asked((node_id, message.metadata.message_type)):
+            return True
+        return self._greetings.times(node_id) < GREETINGS and self._greetings.due(node_id, self.server_round)
 
     def _wait(self, unknown: Iterable[int], of: int, timeout: float) -> None:
         waiting = set(unknown)
@@ -203,20 +231,21 @@ class Roster:
 
     def _take_answers(self) -> set[int]:
         answered = set()
-        for node_id, reply in self._greetings.answers():
+        for node_id, kind, reply in self._greetings.answers():
             answered.add(node_id)
             self._answered = time.monotonic()
-            self._welcome(node_id, reply)
+            self._welcome(node_id, kind, reply)
         return answered
 
-    def _hello(self, node_id: int) -> Message:
-        content = RecordDict()
+    def _hello(self, node_id: int, like: Message | None) -> Message:
+        records = {} if like is None else dict(like.content)
+        content = RecordDict({key: each for key, each in records.items() if not isinstance(each, ArrayRecord)})
         private, federation = self._marks()
         hello = Delivery(action="hello", model=self._model, uplink=self._uplink, base=self._base)
         put_delivery(content, replace(hello, private=private, federation=federation))
-        return Message(content, dst_node_id=node_id, message_type="train")
+        return Message(content, dst_node_id=node_id, message_type=FIRST if like is None else like.metadata.message_type)
 
-    def _welcome(self, node_id: int, reply: Message) -> None:
+    def _welcome(self, node_id: int, kind: str, reply: Message) -> None:
         try:
             self._ledger.sent("up", payload=0, message=message_bytes(reply), full=0)
             answer = take_answer(RecordDict(dict(reply.content))) if reply.has_content() else None
@@ -224,20 +253,25 @@ class Roster:
             log(WARNING, "flserve: node %d gets plain arrays: %s", node_id, plain(error))
             answer = None
         if answer is None:
-            self._take_for_plain(node_id, failed=reply.has_error())
+            self._take_for_plain(node_id, kind, str(reply.error.reason or "") if reply.has_error() else None)
             return
         self._failed.discard(node_id)
+        self.spoken.answer((node_id, kind))
         self._partitions[node_id] = answer.partitions if 0 < answer.partitions <= MOST_PARTITIONS else 0
         self.heard(node_id, answer, None)
 
-    def _take_for_plain(self, node_id: int, *, failed: bool) -> None:
-        if node_id not in self._failed:
-            log(INFO, "flserve: node %d has no versioned_mod and gets plain arrays", node_id)
-        if failed:
-            self._failed.add(node_id)
-        self._partitions[node_id] = 0
+    def _take_for_plain(self, node_id: int, kind: str, error: str | None) -> None:
+        """Take a node for one without the delivery protocol, at least before that handler, and say why."""
         known = self.fleet.clients.get(node_id, Client(node_id=node_id, identity=own_name(node_id)))
-        self.fleet = self.fleet.put(replace(known, versioned=False))
+        if not self.spoken.is_plain((node_id, kind)) and not (known.versioned and node_id in self.fleet.clients):
+            why = "has no versioned_mod" if error is None else f"failed on its greeting: {last_line(error)}"
+            log(INFO, "flserve: node %d gets plain arrays until it answers in %s: it %s", node_id, kind, why)
+        self.spoken.fail((node_id, kind))
+        if error is not None:
+            self._failed.add(node_id)
+        self._partitions.setdefault(node_id, 0)
+        if node_id not in self.fleet.clients:
+            self.fleet = self.fleet.put(replace(known, versioned=False))
 
     def _bound(self, node_id: int, said: str) -> str:
         """Return what a node goes by; one line in the log for one that does not go by what it says."""
@@ -261,12 +295,3 @@ class Roster:
         if self._there is None:
             self._there = frozenset(self._grid.get_node_ids())
         return self._there
-
-
-def _authenticated(grid: Grid) -> dict[int, bytes]:
-    """Return the keys that the operator registered, by node; none where the Grid does not say."""
-    try:
-        registered = [node for node in grid.get_nodes() if node.public_key and node.owner_aid != NOOP_FLWR_AID]
-        return {node.node_id: node.public_key for node in registered}
-    except Exception:  # noqa: BLE001 a Grid of somebody's own need not know: identities then belong to nodes
-        return {}

@@ -19,6 +19,7 @@ from flserve_app.strategy.grid import VersionedGrid
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.reply_metrics import LONGEST_NAME
+from flserve_app.strategy.savings import Savings
 from flserve_app.text import is_plain
 
 MOST_METRICS = 256
@@ -49,16 +50,26 @@ class Rounds:
         self._central: dict[str, float] = {}
         self._skipped: list[str] = []
         self._evaluates = False
+        self._early = True
         self._awaited: set[str] = set()
+        self.savings = Savings()
 
-    def begin(self, grid: VersionedGrid, number: int) -> None:
-        """Open the first row: round 0, or the round a resumed run starts from."""
-        self._grid = grid
+    def begin(self, grid: VersionedGrid, number: int, *, early: bool = True) -> None:
+        """Open the first row: round 0, or the round a resumed run starts from.
+
+        Args:
+            grid: What the rounds go through.
+            number: The round's number.
+            early: Whether a round is over once both have evaluated; a loop of somebody else may go on with it.
+        """
+        self._grid, self._early, self.savings = grid, early, Savings()
         self._start(number)
         self._awaited = {"server"}
 
     def enter(self, number: int) -> int:
-        """Finish the row before and open the next; returns the round's number."""
+        """Finish the row before and open the next; returns the round's number. A round may train more than once."""
+        if self._open and number == self._number:
+            return number
         self.finish()
         self._start(number)
         self._awaited = {"clients", "server"} if self._evaluates else {"clients"}
@@ -70,6 +81,7 @@ class Rounds:
             return
         self._open = False
         row = self._row()
+        self.savings = self.savings.with_row(row)
         if self._observer is not None:
             self._observer(row)
 
@@ -90,15 +102,20 @@ class Rounds:
             self._publisher.measured(found)
         self._ended("clients")
 
-    def evaluating(self, evaluate_fn: EvaluateFn | None) -> EvaluateFn | None:
-        """Return an evaluate function that notes what it measures on the published version."""
+    def evaluating(self, evaluate_fn: EvaluateFn | None, shift: int = 0) -> EvaluateFn | None:
+        """Return an evaluate function that notes what it measures on the published version.
+
+        Args:
+            evaluate_fn: The user's; it is told the round that the loop says, and `shift` more.
+            shift: Rounds of the loop that were done before.
+        """
         self._evaluates = evaluate_fn is not None
         if evaluate_fn is None:
             self._ended("server")
             return None
 
-        def evaluate(_: int, arrays: ArrayRecord) -> MetricRecord | None:
-            metrics = evaluate_fn(self._number, arrays)
+        def evaluate(said: int, arrays: ArrayRecord) -> MetricRecord | None:
+            metrics = evaluate_fn(said + shift, arrays)
             self._central = _numbers(metrics)
             if self._central:
                 self._publisher.measured(self._central)
@@ -110,7 +127,7 @@ class Rounds:
     def _ended(self, evaluation: str) -> None:
         """Note that clients or server have evaluated; with the last of them the round is over."""
         self._awaited.discard(evaluation)
-        if not self._awaited:
+        if self._early and not self._awaited:
             self.finish()
 
     def _start(self, number: int) -> None:

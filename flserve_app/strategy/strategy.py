@@ -18,10 +18,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from logging import INFO
 from pathlib import Path
 from types import MappingProxyType
-from typing import final
+from typing import Any, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
@@ -39,27 +40,32 @@ from flserve_app.store import Serving, Version
 from flserve_app.strategy.attempt import Attempts
 from flserve_app.strategy.codec_settings import settled
 from flserve_app.strategy.compatibility import check_lossy, check_private
+from flserve_app.strategy.conclusion import conclude, with_arrays
 from flserve_app.strategy.grid import VersionedGrid
+from flserve_app.strategy.history import History
+from flserve_app.strategy.initial import check_started
 from flserve_app.strategy.inner import NO_SCHEDULES, Inner, note_refused
 from flserve_app.strategy.ledger import Ledger, RoundRow
 from flserve_app.strategy.nodes import wait_for_nodes
-from flserve_app.strategy.opening import PYTHON, check_name, digest_of, leased, opened, settled_name
+from flserve_app.strategy.opening import digest_of, leased, opened, settled_name
 from flserve_app.strategy.own_place import open_place
+from flserve_app.strategy.own_start import Loop
+from flserve_app.strategy.parcel import trains
 from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
-from flserve_app.strategy.resumed import check_same_model, tell_resumed
+from flserve_app.strategy.roster import HELLO_SECONDS
 from flserve_app.strategy.rounds import Rounds
 from flserve_app.strategy.row_line import log_row
+from flserve_app.strategy.savings import closing
 from flserve_app.strategy.settlements import Settlements
-from flserve_app.strategy.state import restore_state, save
+from flserve_app.strategy.starts import Starts
+from flserve_app.strategy.transparent import Transparent
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
 
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-
 
 @final
-class VersionedStrategy(Strategy):
+class VersionedStrategy(Transparent):
     """A Flower strategy that publishes versions and delivers them as what each client lacks.
 
     Args:
@@ -123,27 +129,33 @@ class VersionedStrategy(Strategy):
         self._private = PrivatePart(Roles.from_pairs(roles.items()))
         lossy, self._codec = settled(codec, self._private.roles)
         self._rounds_up, self._uplink = settled(uplink, self._private.roles)
-        self._seed = seed
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
-        follows = lossy is not None
-        self._inner = Inner(
-            self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows, nonfinite=nonfinite
-        )
+        options: dict[str, Any] = {"schedules": schedules, "follows": lossy is not None, "nonfinite": nonfinite}
+        self._inner = Inner(self.inner, seed, late, self._leave_out, **options)
         self._trainings, self._evaluations = Attempts("training"), Attempts("evaluation")
-        self._late, self._staleness = late, staleness
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
         check_private(self._inner.traits, self._private.roles)
         self.registry = store if isinstance(store, Registry) else opened(store)
-        self._base = "" if base_version is None else digest_of(base_version, self.registry)
-        self._resume = resume
-        self._num_clients = num_clients
-        self._wait_seconds = wait_seconds
+        self._num_clients, self._wait_seconds = num_clients, wait_seconds
         self._ledger = Ledger()
         model = settled_name(self.registry, model_name, resume=resume)
         self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy)
+        parts: dict[str, Any] = {"private": self._private, "settlements": self._settlements}
+        self._history = History(self.registry, self._publisher, self.inner, resume=resume, **parts)
         self._rounds = Rounds(self._publisher, self._ledger, observer or log_row)
+        rules: dict[str, Any] = {"late": late, "staleness": staleness, "patience": wait_seconds, "seed": seed}
+        self._over = partial(
+            VersionedGrid,
+            publisher=self._publisher,
+            ledger=self._ledger,
+            uplink=self._uplink,
+            rounds=self._rounds_up,
+            base="" if base_version is None else digest_of(base_version, self.registry),
+            **rules,
+            **parts,
+        )
         self._grid: VersionedGrid | None = None
-        self._offset = 0
+        self._starts, self._built = Starts(), True
 
     @property
     def version(self) -> Version:
@@ -156,126 +168,109 @@ class VersionedStrategy(Strategy):
 
     def summary(self) -> None:
         """Log the settings of the delivery and of the inner strategy."""
+        self._starts.anew()
         log(INFO, "\t├──> Versions: model '%s'", self._publisher.model)
         log(INFO, "\t│\t├── Delivery: %s down, %s up", *self._named)
         log(INFO, "\t│\t└── Inner strategy: %s", type(self.inner).__name__)
         self.inner.summary()
 
     @leased
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord | Artifact,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> Result:
+    def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the federation, as Flower's `Strategy.start` does, with versions.
 
-        Args:
-            grid: Flower's Grid.
-            initial_arrays: The initial model; it becomes version 0, unless a run is resumed. An artifact may
-                have bfloat16 tensors, which an ArrayRecord cannot: apps get them as float32.
-            num_rounds: Rounds in all; a resumed run does those that are left.
-            timeout: Seconds to wait for the replies of a phase.
-            train_config: Sent to the clients with training messages.
-            evaluate_config: Sent to the clients with evaluation messages.
-            evaluate_fn: Evaluates a version on the server.
+        It takes what Flower's takes: grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config and
+        evaluate_fn. Around a strategy with a `start` of its own it takes what that takes, and runs it (`own_start`).
+        The initial arrays become version 0, unless a run is resumed; they may be an artifact, which can have bfloat16
+        tensors: apps get them as float32. A resumed run does the rounds of `num_rounds` that are left, a second start
+        as many more, from the arrays that it is given (`starts`).
 
         Raises:
             Conflict: If the model name exists and is not to be resumed, or another run has it.
             DeliveryError: If fewer clients than expected connect, or than a round needs stay.
-            AggregateError: If no aggregate could be made in two rounds in a row.
+            AggregateError: If no aggregate could be made in two rounds in a row, or in any.
         """
-        latest = check_name(self.registry, self._publisher.model, resume=self._resume, words=PYTHON)
-        self._offset = 0 if latest is None else latest.round
-        first = self._private.begin(initial_arrays) if latest is None else self._restore(latest, initial_arrays)
-        versioned = self._grid = VersionedGrid(
-            grid,
-            self._publisher,
-            self._ledger,
-            self._uplink,
-            rounds=self._rounds_up,
-            late=self._late,
-            staleness=self._staleness,
-            hello_seconds=timeout,
-            patience=self._wait_seconds,
-            base=self._base,
-            settlements=self._settlements,
-            seed=self._seed,
-            private=self._private,
-        )
-        self._rounds.begin(versioned, self._offset)
-        self._begin(versioned, first, latest, num_rounds)
-        result = super().start(
-            grid=versioned,
-            initial_arrays=self._publisher.record,
-            num_rounds=max(0, num_rounds - self._offset),
-            timeout=timeout,
-            train_config=train_config,
-            evaluate_config=evaluate_config,
-            evaluate_fn=self._rounds.evaluating(self._private.completing(evaluate_fn)),
-        )
+        loop = Loop(self.inner, args, kwargs)
+        latest, first = self._history.open(loop.needed("initial_arrays"))
+        asked = loop.rounds(resumed=latest is not None and not self._history.again)
+        left = self._starts.begin(asked, 0 if latest is None else latest.round)
+        grid = self._grid = self._over(grid=loop.needed("grid"), hello_seconds=loop.seconds(HELLO_SECONDS))
+        with self._starts.until_done(asked):
+            self._rounds.begin(grid, self._starts.offset, early=not loop.own)
+            self._inner.told, grid.sending = self._starts.told, self._sending
+            kept = bool(self._private.key or self._settlements.active)
+            open_place(grid, self.registry.database.folder, needed=kept)
+            wait_for_nodes(grid, self._num_clients, self._wait_seconds)
+            self._history.begin(grid, latest, first, asked, new=not self._starts.shift)
+            result = self._run(loop, grid, left)
         self._rounds.finish()
-        result.arrays = result.arrays or self._publisher.record  # nothing, where no round was left to do
-        return result
+        log(INFO, "flserve: %s", closing(self._rounds.savings, self.version, self.registry))
+        return self._trainings.over(result)
+
+    def _run(self, loop: Loop, grid: VersionedGrid, left: int | None) -> Result:
+        published = self.version.number
+        evaluate_fn = self._private.completing(loop.get("evaluate_fn"))
+        evaluating = self._rounds.evaluating(evaluate_fn, self._starts.shift)
+        result = loop.run(self, grid, self._publisher.record, num_rounds=left, evaluate_fn=evaluating)
+        if loop.own and left != 0:
+            conclude(result, self._publisher, self._publish, type(self.inner).__name__, since=published)
+        return with_arrays(result, self._publisher.record)
+
+    def _sending(self, messages: Iterable[Message]) -> None:
+        """Begin a round with messages that a loop made itself."""
+        if any(map(trains, messages)) and (number := self._starts.sends()) is not None:
+            self._rounds.enter(number)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of training, from a draw that repeats."""
-        return self._inner.configure_train(self._rounds.enter(self._offset + server_round), arrays, config, grid)
+        check_started(self._grid, type(self.inner).__name__)
+        number = self._rounds.enter(self._starts.trains(server_round))
+        return self._inner.configure_train(number, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the inner strategy aggregate, and publish the result as the next version."""
-        number = self._offset + server_round
+        number = self._starts.aggregates(server_round)
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         try:
             (version, metrics), used = self._inner.aggregate_train(number, [*replies, *late], self._publisher.artifact)
         except AggregateError as error:
             self._rounds.skipped(self._trainings.failed(number, error))
             return None, None
+        self._trainings.made(bool(used))
         self._rounds.aggregated(len(used), metrics)
         if version is None:
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
-        state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(version, number, state)
+        self._publish(version)
         self._ledger.spent("publish", time.perf_counter() - started)
-        return self._publisher.record, metrics
+        return self._publisher.go_on_in(self._inner.made), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of evaluation, from a draw that repeats."""
-        return self._inner.configure_evaluate(self._offset + server_round, arrays, config, grid)
+        return self._inner.configure_evaluate(self._starts.number(server_round), arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the inner strategy aggregate the clients' evaluation of the published version."""
-        number = self._offset + server_round
+        number = self._starts.number(server_round)
         try:
             metrics = self._inner.aggregate_evaluate(number, replies)
         except AggregateError as error:
             metrics = None
             self._rounds.skipped(self._evaluations.failed(number, error))
+        self._evaluations.made(metrics is not None)
         self._record_clients()  # before the row is handed over: whoever gets it may look
         self._rounds.evaluated(metrics)
         return metrics
 
-    def _restore(self, latest: Version, initial: ArrayRecord | Artifact) -> Artifact:
-        """Return the version, after publisher and inner strategy got what they remembered; that may be nothing yet."""
-        name, artifact = f"{latest.model} {latest.name}", self.registry.load(latest.digest)
-        found = self._publisher.recall(self.registry.load_state(latest.model, latest.number), name)
-        found = self._private.recall(found, name, artifact)
-        check_same_model(initial, self._private.whole(artifact), latest)
-        if latest.round:
-            restore_state(self.inner, self._settlements.recall(found, name), name)
-        return artifact
+    def _publish(self, artifact: Artifact) -> None:
+        """Make an artifact a version of the newest round."""
+        self._history.publish(artifact, self._starts.last)
 
     def _record_clients(self) -> None:
         """Record who holds what, once a round: what the fleet may still build on is kept."""
@@ -286,13 +281,3 @@ class VersionedStrategy(Strategy):
         self._ledger.failed()
         identity = f"node-{node_id}" if self._grid is None else self._grid.fleet.get(node_id).identity
         note_refused(identity, reason)
-
-    def _begin(self, grid: VersionedGrid, first: Artifact, latest: Version | None, num_rounds: int) -> None:
-        open_place(grid, self.registry.database.folder, needed=bool(self._private.key or self._settlements.active))
-        wait_for_nodes(grid, self._num_clients, self._wait_seconds)
-        if latest is None:
-            self._publisher.publish(first, 0, self._private.attached(None))
-            return
-        self._publisher.adopt(latest, first)
-        earlier, untold = self._publisher.held_before(), self._settlements.owed()
-        tell_resumed(latest, num_rounds, grid.fleet, earlier=earlier, private=self._private.key, untold=untold)

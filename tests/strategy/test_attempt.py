@@ -27,15 +27,15 @@ def failing(kind, rounds, how="raises", phase="train"):
         def fail(self, found):
             if how == "raises":
                 raise RecursionError("too \x1b[31mdeep\nfor us")
-            if how == "lacks":
-                return ArrayRecord({"other": Array(np.zeros(1))}), MetricRecord()
+            if how == "nothing":
+                return ArrayRecord(), MetricRecord()
             counters = Array(np.asarray(np.nan))
             return ArrayRecord({**found[0], "bn.num_batches_tracked": counters}), found[1]
 
     return Failing
 
 
-HOW = {"raises": "RecursionError: too deep for us", "lacks": "lacks tensor 'fc.weight'", "nan": "is not finite"}
+HOW = {"raises": "RecursionError: too deep for us", "nothing": "the aggregate has no tensors", "nan": "is not finite"}
 
 
 @pytest.mark.parametrize(("how", "reason"), HOW.items())

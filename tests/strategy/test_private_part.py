@@ -14,7 +14,7 @@ from flserve_app.client.private import kept_key
 from flserve_app.client.recipe import parse_recipe
 from flserve_app.client.records import to_artifact
 from flserve_app.codec.lossy import lossy_of
-from flserve_app.errors import ConfigError
+from flserve_app.errors import AggregateError, ConfigError
 from flserve_app.store import Serving
 from tests.fleet import FleetGrid
 from tests.strategy.personal import NAMES, PRIVATE, ROLES, SHARED, SIZE, Books, Wire, arrays, kept, personal
@@ -327,7 +327,8 @@ def test_a_reply_with_two_records_is_left_without_private_tensors_in_both(tmp_pa
 
     grid = FleetGrid(app=Books().app(on_train=double), size=SIZE)
     wire = Wire(grid)
-    personal(tmp_path / "store", grid=grid, rounds=1)
+    with pytest.raises(AggregateError, match="none of 3 replies can be used: it has 2 ArrayRecords, expected 1"):
+        personal(tmp_path / "store", grid=grid, rounds=1)
     assert not wire.has(secret)
     assert wire.has(np.zeros(24, np.float32))
 

@@ -50,9 +50,18 @@ def test_the_order_is_the_models_and_new_tensors_come_last():
     assert [spec.dtype for spec in found.specs.values()] == ["float32", "float16", "float64"]
 
 
-def test_a_tensor_that_is_missing_is_an_error():
-    with pytest.raises(ArtifactError, match="the aggregate lacks tensor 'b', which the version before has"):
-        restore(record(a=[1.0, 2.0]), like(a="float32", b="float32"))
+def test_a_tensor_that_is_missing_is_no_more():
+    found = restore(record(new=[1.0], c=[1.0, 2.0], a=[1.0, 2.0]), like(a="float32", b="float32", c="float16"))
+    assert [(spec.name, spec.dtype) for spec in found.specs.values()] == [
+        ("a", "float32"),
+        ("c", "float16"),
+        ("new", "float64"),
+    ]
+
+
+def test_no_tensors_at_all_is_an_error():
+    with pytest.raises(ArtifactError, match="the aggregate has no tensors"):
+        restore(ArrayRecord(), like(a="float32"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

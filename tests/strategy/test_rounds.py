@@ -85,7 +85,7 @@ def test_central_evaluation_is_kept_with_the_version(rounds, rows, publisher):
         return MetricRecord({"accuracy": 0.75, "loss": float("inf")}) if number == 4 else None
 
     rounds.enter(4)
-    evaluate = rounds.evaluating(measure)
+    evaluate = rounds.evaluating(measure, 3)
     assert evaluate(1, publisher.record)["accuracy"] == 0.75
     rounds.enter(5)
     assert evaluate(2, publisher.record) is None

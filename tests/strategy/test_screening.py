@@ -5,6 +5,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, FedMedian, QFedAvg
 
+from flserve_app.errors import AggregateError
 from tests.apps import numpy_app, small_arrays
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
@@ -134,7 +135,7 @@ def test_a_strategy_that_aggregates_itself_gets_replies_as_they_were_sent(tmp_pa
     inner = own()
     federate(tmp_path / "s", grid=grid, inner=inner, rounds=1)
     assert [list(content) for content in inner.seen] == [["arrays", "metrics", "config"]] * 4
-    assert [list(content["arrays"]) for content in inner.seen] == [[*small_arrays(), "variate"]] * 4
+    assert [list(content["arrays"]) for content in inner.seen] == [["variate", *small_arrays()]] * 4
     assert all(type(array) is Array for content in inner.seen for array in content["arrays"].values())
     assert inner.seen[0]["metrics"]["losses"] == [1.0, 2.0]
 
@@ -211,8 +212,10 @@ def test_no_examples_at_all_is_no_aggregate(tmp_path):
             message.content["metrics"]["num-examples"] = 0
         return message
 
-    run = federate(tmp_path / "s", grid=grid, rounds=1)
-    assert (run.rows[1].clients, run.rows[1].version) == (0, 0)
+    rows = []
+    with pytest.raises(AggregateError, match="none of 4 replies can be used: no reply has a 'num-examples' above 0"):
+        federate(tmp_path / "s", grid=grid, rounds=1, on_row=rows.append)
+    assert (rows[1].clients, rows[1].version) == (0, 0)
 
 
 def test_a_loss_that_the_strategy_needs_is_looked_at(tmp_path):

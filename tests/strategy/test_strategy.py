@@ -4,12 +4,12 @@ import random
 
 import pytest
 from flwr.app import ConfigRecord, MetricRecord
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg
 
 from flserve_app.client import versioned_mod
 from flserve_app.client.records import to_artifact
 from flserve_app.codec import CODECS
-from flserve_app.errors import CodecError, ConfigError, Conflict, DeliveryError
+from flserve_app.errors import CodecError, Conflict, DeliveryError
 from flserve_app.registry import Registry
 from flserve_app.strategy import VersionedStrategy
 from tests.apps import numpy_app, small_arrays
@@ -177,15 +177,6 @@ def test_unknown_codecs_are_refused(tmp_path):
         VersionedStrategy(store=tmp_path, codec="zip")
     with pytest.raises(CodecError, match="unknown codec 'zap'"):
         VersionedStrategy(store=tmp_path, uplink="zap")
-
-
-def test_a_strategy_with_a_loop_of_its_own_is_refused(tmp_path):
-    class Own(FedAvg):
-        def start(self, *args, **kwargs):
-            return Strategy.start(self, *args, **kwargs)
-
-    with pytest.raises(ConfigError, match="Own has a round loop of its own"):
-        VersionedStrategy(Own(), store=tmp_path)
 
 
 def test_fedavg_is_the_default_and_the_summary_names_all(tmp_path, caplog):
