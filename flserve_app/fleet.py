@@ -22,6 +22,9 @@ RECIPE = "recipe"
 PRIVATE = "private"
 EMPTY = "empty"
 BESIDE = "beside"
+TIED = "tied"
+INLINE = "inline"
+PLAIN = "plain"
 BASIC = frozenset({"full", "lossless", "lossless-small"})
 SHARDS = 512  # a change copies one of them, and the list of all
 _DIGITS = re.compile(r"([0-9]{1,18})")
@@ -39,9 +42,10 @@ class Client:
         version: Number of the newest version it worked with; None before the first.
         last_round: Round of its last answer.
         takes: What it can be sent: `chain` (several payloads in one delivery), `recipe` (a model to build), `private`
-            (a model of which it keeps a part to itself), and names of codecs; `beside` (payloads of further
-            records); `empty` says that it carries nothing of earlier updates. One that never said so takes what all
-            releases took.
+            (a model of which it keeps a part to itself), `tied` (payloads in which a tensor refers to an earlier one),
+            `inline` (small payloads in the ConfigRecord), `beside` (payloads of further records) and names of codecs;
+            `empty` says that it carries nothing of earlier updates. One that never said so takes what all releases
+            took.
         keeps: Key of the layout of the private tensors that it keeps; empty if it keeps none.
     """
 

@@ -114,6 +114,11 @@ class Artifact(Mapping[str, NDArray]):
         """Bytes of all tensors' data."""
         return sum(array.nbytes for array in self._arrays.values())
 
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the tensors' digests are known, so that asking for them costs nothing."""
+        return "manifest" in self.__dict__
+
     @cached_property
     def manifest(self) -> Manifest:
         """Specs and digests of all tensors; computed once."""

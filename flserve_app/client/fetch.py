@@ -10,6 +10,8 @@ Rules:
 - Private tensors are the client's own: they are put in their places before the app sees the model, and taken out of
   its reply. A client that has none yet, or lost them, begins with the initial values, and says so in its log.
 - An update is encoded relative to the artifact of this delivery, never to something newer or older.
+- A reply that would take more bytes with an update than with the arrays as they are goes as without flserve, if the
+  server allows it: it says by that that it followed, and what was left out of earlier updates waits.
 - What was left out of earlier updates is settled when a reply is sealed: a handler that fails changes nothing of it,
   and the server says again what it said.
 """
@@ -22,8 +24,10 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 
 from flserve_app.artifact import Artifact
+from flserve_app.client.carried import inlined
 from flserve_app.client.held import Held
 from flserve_app.client.leftover import Leftover, leftover_of, structure_of
+from flserve_app.client.object_size import is_larger
 from flserve_app.client.own_part import own_part, version_at
 from flserve_app.client.private import Private, withhold
 from flserve_app.client.private_files import Trained
@@ -39,6 +43,7 @@ from flserve_app.codec.feedback import Feedback
 from flserve_app.codec.lossy import send
 from flserve_app.codec.rounding import Rounding
 from flserve_app.errors import ArtifactError, CodecError, DigestMismatch, FlserveError
+from flserve_app.fleet import PLAIN, TIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +131,9 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         if private is not fetched.private:
             trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
             held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
-    update, key = _update(content, fetched, held)
-    if update is not None:
-        del content[key]
+    update = _update(content, fetched, held)
+    if update.payload is not None:
+        del content[update.key]
     put_answer(
         content,
         Answer(
@@ -138,29 +143,65 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             held=held.digests(fetched.delivery.model, fetched.delivery.federation),
             private=fetched.delivery.private,
             base=fetched.delivery.target,
-            arrays=key,
-            payload=None if update is None else payload_array(update),
+            arrays=update.key,
+            payload=None if update.payload is None else payload_array(update.payload),
             fetch_seconds=fetched.seconds,
             train_seconds=train_seconds,
             encode_seconds=time.perf_counter() - started,
         ),
     )
+    if PLAIN in fetched.delivery.allows:
+        content = _smallest(content, reply.content)
+    _keep(update.before if content is reply.content else update.after, update.kept, fetched, held)
     reply.content = content
     return reply
 
 
-def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | None, str]:
-    """Return the payload of an update and its key, and keep what is left of it and of earlier ones."""
+def _smallest(content: RecordDict, plain: RecordDict) -> RecordDict:
+    """Return the content of a reply, or with its update inline, or as the app wrote it, if the one before is larger."""
+    if not is_larger(content, plain):
+        return content
+    lean = inlined(content)
+    return plain if lean is None or is_larger(lean, plain) else lean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Update:
+    """What becomes of a reply's arrays.
+
+    Attributes:
+        payload: The encoded update; None if there is none.
+        key: Of the record that it takes the place of; empty if there is none.
+        kept: What is kept of earlier ones; None for what is no use any more, or nothing.
+        before: What is left of those, by what the server says.
+        after: What is left with this one.
+    """
+
+    payload: bytes | None
+    key: str
+    kept: Leftover | None
+    before: Leftover
+    after: Leftover
+
+
+def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
+    """Return the update of a reply, with what is left of it and of earlier ones."""
     delivery, model = fetched.delivery, fetched.artifact
-    if not delivery.feedback:
-        return _updated(content, fetched, Leftover())[:2]
-    kept = held.beside(delivery.model, model.nbytes, delivery.federation)
+    kept = None
+    if delivery.feedback:
+        kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
-    update, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
-    if after is not known or (delivery.afresh and kept is not None):
-        data = after.to_bytes(structure_of(model))
-        held.put_beside(delivery.model, model.nbytes, data, delivery.federation)
-    return update, key
+    before = known.settled(delivery.settled, owed=delivery.owed) if delivery.feedback else known
+    payload, key, after = _updated(content, fetched, before)
+    stale = delivery.afresh and kept is not None
+    return _Update(payload=payload, key=key, kept=None if stale else known, before=before, after=after)
+
+
+def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -> None:
+    """Keep what is left of updates, unless that is what is kept already."""
+    delivery, model = fetched.delivery, fetched.artifact
+    if delivery.feedback and left is not kept:
+        held.put_beside(delivery.model, model.nbytes, left.to_bytes(structure_of(model)), delivery.federation)
 
 
 def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover]:
@@ -181,7 +222,8 @@ def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[byt
     """Return the payload of an update, rounded if the server asks for it, and what is left after it."""
     delivery = fetched.delivery
     if not delivery.rounding:
-        return encode(trained, fetched.artifact, delivery.uplink), before
+        return encode(trained, fetched.artifact, delivery.uplink, ties=TIED in delivery.allows), before
     feedback = Feedback.from_json(delivery.feedback) if delivery.feedback else Feedback(decay=0.0)
-    sent = send(trained, fetched.artifact, Rounding.from_json(delivery.rounding), feedback, before.residual)
+    rounding = Rounding.from_json(delivery.rounding)
+    sent = send(trained, fetched.artifact, rounding, feedback, before.residual, ties=TIED in delivery.allows)
     return sent.payload, before.sent(sent.artifact.digest, sent.residual)

@@ -12,6 +12,7 @@ from typing import cast
 from flwr.app import ConfigRecord
 
 from flserve_app.errors import DeliveryError
+from flserve_app.text import is_identity, plain
 
 RECORD = "flserve"
 MAX_HELD = 64
@@ -26,6 +27,17 @@ def read_text(record: ConfigRecord, key: str) -> str:
     value = record.get(key, "")
     if not isinstance(value, str):
         raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a str")
+    return value
+
+
+def read_identity(record: ConfigRecord, key: str) -> str:
+    """Return a name that a client may go by. Raises DeliveryError."""
+    value = read_text(record, key)
+    if not is_identity(value):
+        raise DeliveryError(
+            f"answer: identity {plain(value, 80)!r} is not 1 to 128 letters, digits, dots, dashes, underscores, "
+            "a letter or digit first"
+        )
     return value
 
 

@@ -30,7 +30,7 @@ from flserve_app.client.traffic import array_bytes, content_bytes
 from flserve_app.client.wire import MAX_REASON, RECORD, Answer, Delivery, put_answer, take_delivery
 from flserve_app.codec import CODECS
 from flserve_app.errors import ConfigError, DeliveryError
-from flserve_app.fleet import BESIDE, CHAIN, EMPTY, PRIVATE, RECIPE
+from flserve_app.fleet import BESIDE, CHAIN, EMPTY, INLINE, PRIVATE, RECIPE, TIED
 from flserve_app.text import is_plain, plain
 
 NO_MEMORY = "there is not enough memory for it"
@@ -181,7 +181,7 @@ def _greet(message: Message, context: Context, held: Held, delivery: Delivery, b
             partitions=_partitions(context),
             held=digests,
             private=delivery.private if keeps else "",
-            capabilities=(CHAIN, PRIVATE, BESIDE, *((RECIPE,) if builds else ()), *empty, *CODECS),
+            capabilities=(CHAIN, PRIVATE, TIED, INLINE, BESIDE, *((RECIPE,) if builds else ()), *empty, *CODECS),
         ),
     )
 

@@ -49,8 +49,11 @@ class Private:
         return self.layout.whole(shared, self.values)
 
     def to_bytes(self) -> list[bytes | memoryview]:
-        """Return it in parts, which are the tensors' own memory where they can be."""
-        return [*_head(self.layout, self.values.digest), *encode_parts(self.values, None, "full")]
+        """Return it in parts, which are the tensors' own memory where they can be.
+
+        Nothing in it is tied: what private tensors begin with is sent to clients of every release.
+        """
+        return [*_head(self.layout, self.values.digest), *encode_parts(self.values, None, "full", ties=False)]
 
     def trained(self, arrays: Mapping[str, Array]) -> Private:
         """Return it with the values that an app's handler returned, in the layout's dtypes; others stay as they were.

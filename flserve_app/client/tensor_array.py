@@ -48,6 +48,11 @@ class TensorArray(Array):
         return len(self._head) + self._values.nbytes
 
     @property
+    def head(self) -> bytes:
+        """What stands before the values in `data`."""
+        return self._head
+
+    @property
     def data(self) -> bytes:  # type: ignore[override]
         """The .npy stream."""
         return self._plain.data
@@ -94,3 +99,10 @@ class TensorArray(Array):
 def serialised_bytes(array: Array) -> int:
     """Return the length of an Array's data in bytes."""
     return array.serialised_bytes if isinstance(array, TensorArray) else len(array.data)
+
+
+def stream_of(array: Array) -> tuple[memoryview, memoryview]:
+    """Return an Array's data in two parts, of which the first may be empty; they are not made for it."""
+    if isinstance(array, TensorArray):
+        return memoryview(array.head), byte_view(array.values)
+    return memoryview(b""), memoryview(array.data)

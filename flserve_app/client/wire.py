@@ -3,7 +3,8 @@
 Rules:
 - A train or evaluate message of the server carries a ConfigRecord `flserve` (a `Delivery`) in place of its
   ArrayRecord, and the payloads, if the client needs any, as the Arrays of the ArrayRecord `flserve.payload`
-  (`payload`, `payload.1`, ... in the order they apply in; `start` beside them is what private tensors begin with).
+  (`payload`, `payload.1`, ... in the order they apply in; `start` beside them is what private tensors begin with),
+  or, to who can read them there, in the ConfigRecord (`carried`).
   All other records are the app's own and pass untouched, but for those that `beside` delivers.
 - A reply carries a ConfigRecord `flserve` (an `Answer`); a train reply's ArrayRecord travels as a payload
   relative to the version the client was given.
@@ -23,6 +24,12 @@ from typing import Literal, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from flserve_app.client.carried import MAX_PAYLOADS as MAX_PAYLOADS
+from flserve_app.client.carried import PAYLOAD as PAYLOAD
+from flserve_app.client.carried import PAYLOAD_STYPE as PAYLOAD_STYPE
+from flserve_app.client.carried import START, payloads_of
+from flserve_app.client.carried import payload_array as payload_array
+from flserve_app.client.carried import payload_key as payload_key
 from flserve_app.client.fields import (
     MAX_CAPABILITIES,
     MAX_HELD,
@@ -30,20 +37,18 @@ from flserve_app.client.fields import (
     read_digest,
     read_digests,
     read_flag,
+    read_identity,
     read_integer,
     read_seconds,
     read_text,
 )
 from flserve_app.client.fields import RECORD as RECORD
 from flserve_app.errors import DeliveryError
-from flserve_app.text import is_identity, plain
+from flserve_app.text import plain
 
 PROTOCOL = 1
-PAYLOAD = "flserve.payload"
-PAYLOAD_STYPE = "flserve.payload"
-START = "start"
 MAX_REASON = 400
-MAX_PAYLOADS = 256
+_ALWAYS = ("protocol", "action", "model", "version", "arrays", "uplink")
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -74,6 +79,8 @@ class Delivery:
         base: For a hello, hex digest of an artifact the client may hold under another name; empty for none.
         federation: Hex name of the history that the versions are of: what a client holds of a model is told to this
             history only, and used by it only; empty for a server that does not know of it.
+        allows: What the reply may be that servers before could not read: `tied` (an update in which a tensor refers to
+            an earlier one), `plain` (where that takes fewer bytes, an update inline, or as without flserve).
     """
 
     action: Action
@@ -93,6 +100,7 @@ class Delivery:
     private: str = ""
     start: Array | None = None
     federation: str = ""
+    allows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +138,9 @@ class Answer:
     encode_seconds: float = 0.0
 
 
-def payload_array(payload: bytes) -> Array:
-    """Wrap payload bytes as an Array that Flower carries and shares by content."""
-    return Array("uint8", (len(payload),), PAYLOAD_STYPE, payload)
-
-
 def put_delivery(content: RecordDict, delivery: Delivery) -> None:
     """Write a delivery into a message's content."""
-    record: dict[str, str | int | bytes | list[bytes]] = {
+    record: dict[str, str | int | bytes | list[bytes] | list[str]] = {
         "protocol": PROTOCOL,
         "action": delivery.action,
         "model": delivery.model,
@@ -154,14 +157,12 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "afresh": delivery.afresh,
         "private": bytes.fromhex(delivery.private),
         "federation": bytes.fromhex(delivery.federation),
+        "allows": list(delivery.allows),
     }
     # A client that cannot take these does not get them; without them, a delivery is what it always was. A greeting has
     # no target: Flower's mods that log sizes fail on an empty value, and one in front would fail the greeting.
-    added = ("recipe", "base", "rounding", "feedback", "settled", "owed", "afresh", "private", "federation")
-    for name in ("target", *added):
-        if not record[name]:
-            del record[name]
-    _put(content, record, delivery.payloads, delivery.start)
+    told = {key: value for key, value in record.items() if value or key in _ALWAYS}
+    _put(content, told, delivery.payloads, delivery.start)
 
 
 def take_delivery(content: RecordDict) -> Delivery | None:
@@ -194,6 +195,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         private=read_digest(record, "private"),
         start=start,
         federation=read_digest(record, "federation"),
+        allows=read_capabilities(record, "allows"),
     )
 
 
@@ -234,7 +236,7 @@ def take_answer(content: RecordDict) -> Answer | None:
         raise DeliveryError(f"answer: status is {status!r}, expected 'hello', 'ok' or 'nack'")
     return Answer(
         status=cast(Status, status),
-        identity=_identity(read_text(record, "identity")),
+        identity=read_identity(record, "identity"),
         partitions=read_integer(record, "partitions"),
         held=read_digests(record, "held"),
         capabilities=read_capabilities(record, "takes"),
@@ -258,11 +260,6 @@ def _put(
         content[PAYLOAD] = ArrayRecord(carried if start is None else {**carried, START: start})
 
 
-def payload_key(at: int) -> str:
-    """Return the name of a delivery's payload number `at`, from 0."""
-    return f"payload.{at}" if at else "payload"
-
-
 def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...], Array | None]:
     record = content.pop(RECORD, None)
     carried = content.pop(PAYLOAD, None)
@@ -272,28 +269,4 @@ def _take(content: RecordDict) -> tuple[ConfigRecord | None, tuple[Array, ...], 
         raise DeliveryError(f"record {RECORD!r} is a {type(record).__name__}, expected a ConfigRecord")
     if record.get("protocol") != PROTOCOL:
         raise DeliveryError(f"delivery protocol is {record.get('protocol')!r}, expected {PROTOCOL}")
-    return record, *_carried(carried)
-
-
-def _carried(carried: object) -> tuple[tuple[Array, ...], Array | None]:
-    """Return the payloads in their order, and what private tensors begin with."""
-    if carried is None:
-        return (), None
-    arrays = dict(carried) if isinstance(carried, ArrayRecord) else {}
-    for array in arrays.values():
-        if array.stype != PAYLOAD_STYPE:
-            raise DeliveryError(f"payload is serialised as {array.stype!r}, expected {PAYLOAD_STYPE!r}")
-    start = arrays.pop(START, None)
-    keys = [payload_key(at) for at in range(len(arrays))]
-    if (not keys and start is None) or len(keys) > MAX_PAYLOADS or set(arrays) != set(keys):
-        raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
-    return tuple(arrays[key] for key in keys), start
-
-
-def _identity(value: str) -> str:
-    if not is_identity(value):
-        raise DeliveryError(
-            f"answer: identity {plain(value, 80)!r} is not 1 to 128 letters, digits, dots, dashes, underscores, "
-            "a letter or digit first"
-        )
-    return value
+    return record, *payloads_of(record, carried)

@@ -35,19 +35,20 @@ _FINE = (3, 5, 7)
 _MANTISSA = {"float32": 24, "float64": 53, "float16": 11, "bfloat16": 8}
 
 
-def encode_composed(target: Artifact, base: Artifact, codec: str | Codec = "grid") -> bytes:
+def encode_composed(target: Artifact, base: Artifact, codec: str | Codec = "grid", *, ties: bool = True) -> bytes:
     """Return a payload that takes a holder of `base` to exactly `target`, by steps on grids where these lead there.
 
     Args:
         target: What the receiver shall hold: a version that came from the base by rounded changes, or any other.
         base: What it holds.
         codec: Codec, or the name of one, that stands in the header; tensors on no grid travel as it offers.
+        ties: As of `encode`.
 
     Raises:
         CodecError: If there is no codec of that name.
     """
     steps = dict(_steps(target, base))
-    return encode_rounded(Rounded(artifact=target, steps=MappingProxyType(steps)), base, codec)
+    return encode_rounded(Rounded(artifact=target, steps=MappingProxyType(steps)), base, codec, ties=ties)
 
 
 def _steps(target: Artifact, base: Artifact) -> Iterator[tuple[str, float]]:

@@ -17,12 +17,16 @@ little-endian; `varint` is unsigned LEB128 below 2**63 in its shortest form (`wi
     records        a tensor of the target, in order: op byte; for ops but `same` a content size varint and content
     checksum       4 bytes    over all before it (`wire.checksum`)
 
-The content of `raw` is the tensor's bytes (C order, little-endian). The content of other ops (`ops`) is a side
-size varint and side bytes; then the body sizes (varints) of all chunks but the last, whose body takes what is
+The content of `raw` is the tensor's bytes (C order, little-endian). The content of other ops (`ops`), but `tied`, is a
+side size varint and side bytes; then the body sizes (varints) of all chunks but the last, whose body takes what is
 left; then the bodies. The side bytes settle how many words a chunk has. A body as long as its chunk's bytes is
 those bytes; else the op reads it, and an op that uses a base gives an empty body for a chunk equal to the
 base's. Ops that use a base take the base's tensor of the same name, dtype and number of words, and `same`
 of the same shape as well. An empty tensor is `raw` or `same`.
+
+The content of `tied` is a varint: the place, counted from 0, of an earlier tensor of the target that has the same dtype
+and shape, and is not tied itself. The tensor has that one's bytes; for `size` and the caller's bounds it counts in
+full.
 
 Residual ops. Words and residuals are defined in `words`; side bytes in `grouping`; what is sorted how in
 `sorting`; byte planes and pcodec pages in `coders`; zstd frames in `frames`; chunks in `ops`.

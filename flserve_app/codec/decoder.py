@@ -13,7 +13,8 @@ from flserve_app.artifact.digest import FillingDigest
 from flserve_app.artifact.manifest import MAX_TENSORS
 from flserve_app.artifact.threads import each
 from flserve_app.codec.container import Content, Header, Record, read_content, read_header, read_records, unseal
-from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, Layout
+from flserve_app.codec.ops import NAMES, OPS, RAW, SAME, TIED, Layout
+from flserve_app.codec.wire import Reader
 from flserve_app.codec.words import Words, words_of
 from flserve_app.errors import CodecError, DigestMismatch, WrongBase
 
@@ -47,7 +48,9 @@ def decode(
     specs = _specs(header, held)
     records = read_records(reader, len(specs))
     # All plans before any array: what a payload claims is allocated only if its bodies are there.
-    plans = [_plan(record, spec, held) for record, spec in zip(records, specs, strict=True)]
+    plans: list[_Plan] = []
+    for record, spec in zip(records, specs, strict=True):
+        plans.append(_tied(record, spec, plans) if record.op == TIED else _plan(record, spec, held))
     artifact = _fill(plans, held)
     if artifact.digest != header.target:
         raise DigestMismatch(f"decoded artifact has digest {artifact.digest}, expected {header.target}")
@@ -62,6 +65,7 @@ class _Plan:
     record: Record
     content: Content | None
     base: NDArray | None
+    first: str = ""  # of a tied tensor, the name of the one that it is the same as
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +111,22 @@ def _plan(record: Record, spec: TensorSpec, base: Artifact | None) -> _Plan:
     return _Plan(spec=spec, record=record, content=content, base=held)
 
 
+def _tied(record: Record, spec: TensorSpec, before: Sequence[_Plan]) -> _Plan:
+    """Return the plan of a tensor that is the same as an earlier one, which is looked at here and nowhere further."""
+    reader = Reader(record.content, f"tensor {spec.name!r}")
+    place = reader.varint()
+    reader.end()
+    if place >= len(before) or before[place].record.op == TIED:
+        raise CodecError(f"tensor {spec.name!r}: tied to tensor {place}, expected an earlier one that is not tied")
+    first = before[place].spec
+    if (first.dtype, first.shape) != (spec.dtype, spec.shape):
+        raise CodecError(
+            f"tensor {spec.name!r}: {spec.dtype} {spec.shape} is tied to {first.name!r}, "
+            f"which is {first.dtype} {first.shape}"
+        )
+    return _Plan(spec=spec, record=record, content=None, base=None, first=first.name)
+
+
 def _held_tensor(record: Record, spec: TensorSpec, base: Artifact | None) -> NDArray | None:
     """Return the base's tensor if the op needs one."""
     if record.op == RAW or (record.op != SAME and not OPS[record.op].uses_base):
@@ -123,12 +143,12 @@ def _held_tensor(record: Record, spec: TensorSpec, base: Artifact | None) -> NDA
 
 
 def _fill(plans: Sequence[_Plan], base: Artifact | None) -> Artifact:
-    """Allocate, unpack and hash all tensors; what is the same is the base's own array, its digest known."""
+    """Allocate, unpack and hash all tensors; what is the same, or tied, is that very array, its digest known."""
     arrays: dict[str, NDArray] = {}
-    changed = [plan for plan in plans if plan.record.op != SAME]
+    changed = [plan for plan in plans if plan.record.op not in (SAME, TIED)]
     for plan in plans:
-        name = plan.spec.name
-        arrays[name] = _empty(plan.spec) if plan.record.op != SAME or plan.base is None else plan.base
+        shared = arrays[plan.first] if plan.first else plan.base if plan.record.op == SAME else None
+        arrays[plan.spec.name] = _empty(plan.spec) if shared is None else shared
     filling = {plan.spec.name: FillingDigest(byte_view(arrays[plan.spec.name])) for plan in changed}
     jobs = (job for plan in changed for job in _jobs(plan, arrays[plan.spec.name], filling[plan.spec.name]))
     each(_unpack, jobs, sum(plan.spec.nbytes for plan in changed))
@@ -136,6 +156,7 @@ def _fill(plans: Sequence[_Plan], base: Artifact | None) -> Artifact:
         array.flags.writeable = False
     digests = {} if base is None else dict(zip(base, base.manifest.digests, strict=True))
     digests |= {name: digest.value() for name, digest in filling.items()}
+    digests |= {plan.spec.name: digests[plan.first] for plan in plans if plan.first}
     dtypes = {plan.spec.name: plan.spec.dtype for plan in plans}
     return Artifact.hashed(arrays, [digests[name] for name in arrays], dtypes=dtypes)
 

@@ -8,7 +8,7 @@ tensor for every layout offered, and a constant a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -17,9 +17,11 @@ from typing import Any
 from flserve_app.artifact import Artifact, TensorSpec, byte_view, dtype_named
 from flserve_app.codec.codecs import Codec, Pair, codec_named, on_grids
 from flserve_app.codec.container import Header, seal, write_content, write_record
-from flserve_app.codec.ops import RAW, SAME, Layout
+from flserve_app.codec.ops import RAW, SAME, TIED, Layout
 from flserve_app.codec.rounding import Rounded, round_to
 from flserve_app.codec.spread import spread
+from flserve_app.codec.ties import places_of
+from flserve_app.codec.wire import varint
 from flserve_app.codec.words import words_of
 
 _SMALL_WORDS = 1 << 16  # a tensor that one thread deals with
@@ -28,7 +30,9 @@ _JOINED_BYTES = 1 << 24  # of a target whose payload is copied once more, as ask
 Parts = Sequence[bytes | memoryview]
 
 
-def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless") -> bytes:
+def encode(
+    target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless", *, ties: bool = True
+) -> bytes:
     """Return a payload that takes a holder of `base` (or of nothing) to `target`.
 
     Under a codec that rounds, and with a base, it takes the holder to the target as that codec rounds it by default.
@@ -37,29 +41,31 @@ def encode(target: Artifact, base: Artifact | None = None, codec: str | Codec = 
         target: What the receiver shall hold.
         base: What it holds; None makes a payload that needs nothing, as the codec `full` always does.
         codec: Name of a codec in `CODECS`, or a codec.
+        ties: Whether a tensor that is the same as an earlier one may refer to it, which releases before did not know.
 
     Raises:
         CodecError: If there is no codec of that name.
     """
-    return _joined(encode_parts(target, base, codec), target.nbytes)
+    return _joined(encode_parts(target, base, codec, ties=ties), target.nbytes)
 
 
-def encode_rounded(rounded: Rounded, base: Artifact, codec: str | Codec = "grid") -> bytes:
+def encode_rounded(rounded: Rounded, base: Artifact, codec: str | Codec = "grid", *, ties: bool = True) -> bytes:
     """Return a payload that takes a holder of `base` to what was rounded, by steps on the grids it lies on.
 
     Args:
         rounded: What the receiver shall hold; tensors without a step travel as the codec offers.
         base: What it holds, and what the change was taken from.
         codec: Codec, or the name of one, that stands in the header.
+        ties: As of `encode`.
 
     Raises:
         CodecError: If there is no codec of that name.
     """
-    return _joined(encode_rounded_parts(rounded, base, codec), rounded.artifact.nbytes)
+    return _joined(encode_rounded_parts(rounded, base, codec, ties=ties), rounded.artifact.nbytes)
 
 
 def encode_parts(
-    target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless"
+    target: Artifact, base: Artifact | None = None, codec: str | Codec = "lossless", *, ties: bool = True
 ) -> Iterator[bytes | memoryview]:
     """Return the payload that `encode` gives in parts, for a file that need not be in memory as a whole.
 
@@ -68,21 +74,23 @@ def encode_parts(
     """
     chosen = codec_named(codec) if isinstance(codec, str) else codec
     if chosen.rounding is not None and base is not None:
-        return encode_rounded_parts(round_to(target, base, chosen.rounding), base, chosen)
-    return _sealed(target, base, chosen)
+        return encode_rounded_parts(round_to(target, base, chosen.rounding), base, chosen, ties=ties)
+    return _sealed(target, base, chosen, ties)
 
 
-def encode_rounded_parts(rounded: Rounded, base: Artifact, codec: str | Codec = "grid") -> Iterator[bytes | memoryview]:
+def encode_rounded_parts(
+    rounded: Rounded, base: Artifact, codec: str | Codec = "grid", *, ties: bool = True
+) -> Iterator[bytes | memoryview]:
     """Return the payload that `encode_rounded` gives in parts, as `encode_parts` does.
 
     Raises:
         CodecError: If there is no codec of that name.
     """
     chosen = codec_named(codec) if isinstance(codec, str) else codec
-    return _sealed(rounded.artifact, base, on_grids(chosen, rounded.steps))
+    return _sealed(rounded.artifact, base, on_grids(chosen, rounded.steps), ties)
 
 
-def _sealed(target: Artifact, base: Artifact | None, chosen: Codec) -> Iterator[bytes | memoryview]:
+def _sealed(target: Artifact, base: Artifact | None, chosen: Codec, ties: bool) -> Iterator[bytes | memoryview]:
     # A payload that makes no use of the base must not name one: anybody may apply it.
     held = base if chosen.uses_base else None
     as_base = held is not None and list(held.specs.values()) == list(target.specs.values())
@@ -94,7 +102,7 @@ def _sealed(target: Artifact, base: Artifact | None, chosen: Codec) -> Iterator[
         count=len(target),
         specs=None if as_base else tuple(target.specs.values()),
     )
-    return seal(header, _records(target, held, chosen))
+    return seal(header, _records(target, held, chosen, places_of(target) if ties else {}))
 
 
 def _joined(parts: Iterable[bytes | memoryview], nbytes: int) -> bytes:
@@ -121,9 +129,11 @@ class _Draft:
                 yield lambda layout=layout, span=span: _pack(layout, self.pair, span)  # type: ignore[misc]
 
 
-def _records(target: Artifact, base: Artifact | None, codec: Codec) -> Iterator[Parts]:
-    """Yield one record a tensor, in order."""
+def _records(target: Artifact, base: Artifact | None, codec: Codec, places: Mapping[str, int]) -> Iterator[Parts]:
+    """Yield one record a tensor, in order; those with a place refer to what stands there."""
     same = _unchanged(target, base)
+    told = {name: write_record(TIED, [varint(at)]) for name, at in places.items()}
+    told |= {name: write_record(SAME, ()) for name in same}
     drafts: dict[str, _Draft] = {}
 
     def draft(spec: TensorSpec) -> _Draft:
@@ -134,7 +144,7 @@ def _records(target: Artifact, base: Artifact | None, codec: Codec) -> Iterator[
 
     def jobs() -> Iterator[Callable[[], bytes | Parts]]:
         for spec in target.specs.values():
-            if spec.name in same:
+            if spec.name in told:
                 continue
             if _is_small(spec):
                 yield lambda spec=spec: _small_record(_pair(target, base, spec), codec)  # type: ignore[misc]
@@ -143,8 +153,8 @@ def _records(target: Artifact, base: Artifact | None, codec: Codec) -> Iterator[
 
     results: Iterator[Any] = spread(_call, jobs(), target.nbytes)
     for spec in target.specs.values():
-        if spec.name in same:
-            yield write_record(SAME, ())
+        if spec.name in told:
+            yield told[spec.name]
         elif _is_small(spec):
             yield next(results)
         else:

@@ -109,7 +109,15 @@ class Sent:
     residual: Artifact | None
 
 
-def send(target: Artifact, base: Artifact, rounding: Rounding, feedback: Feedback, residual: Artifact | None) -> Sent:
+def send(
+    target: Artifact,
+    base: Artifact,
+    rounding: Rounding,
+    feedback: Feedback,
+    residual: Artifact | None,
+    *,
+    ties: bool = True,
+) -> Sent:
     """Round and encode a target with what was left out before; statistics and buffers stay exact.
 
     Args:
@@ -118,12 +126,13 @@ def send(target: Artifact, base: Artifact, rounding: Rounding, feedback: Feedbac
         rounding: How to round.
         feedback: What is carried on.
         residual: What was left out before.
+        ties: As of `encode`.
     """
     wanted = with_residual(target, residual)
     rounded = round_to(wanted, base, rounding, exact=rounding.roles.exact(wanted))
     return Sent(
         artifact=rounded.artifact,
-        payload=encode_rounded(rounded, base, rounding.kind),
+        payload=encode_rounded(rounded, base, rounding.kind, ties=ties),
         residual=residual_of(wanted, rounded.artifact, base, _kept(rounded, feedback), feedback),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, isfinite
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from flserve_app.codec.words import Words, words_of
 # Of float32 or float64: smaller ones make threads wait for each other's turns in the interpreter, more often than they
 # spare the far caches.
 _BLOCK_BYTES = 1 << 19
+NO_TIES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,12 @@ class Moves:
         return sum(total for total, _ in found) / count if count else 0.0
 
     def rounded(
-        self, steps: Mapping[str, float], edges: Mapping[str, float], levels: int, dither: int | None = None
+        self,
+        steps: Mapping[str, float],
+        edges: Mapping[str, float],
+        levels: int,
+        dither: int | None = None,
+        ties: Mapping[str, str] = NO_TIES,
     ) -> Artifact:
         """Return the target with the changes of some tensors rounded.
 
@@ -145,6 +152,7 @@ class Moves:
             edges: Least magnitude of a change that is not rounded to nothing, of each of them.
             levels: Most steps that a value moves.
             dither: Key of the stream to round at random from, whatever the edges; None to round to the nearest.
+            ties: Names of tensors that draw the same as another one, with that one's.
         """
         arrays = {name: self.target[name] for name in self.target}
         arrays |= {name: np.empty_like(self.target[name]) for name in steps}
@@ -156,7 +164,7 @@ class Moves:
             if dither is None:
                 _round(block, step, edges[block.name], levels, out)
             else:
-                _dithered(block, step, levels, dither, out)
+                _dithered(block, ties.get(block.name, block.name), step, levels, dither, out)
             size = out.itemsize
             filling[block.name].filled(block.span.start * size, block.span.stop * size)
 
@@ -218,11 +226,11 @@ def _round(block: Block, step: float, edge: float, levels: int, out: Words) -> N
         out[places] = moved(block.base[places], np.copysign(sizes, some).astype(np.int64), step, block.dtype)
 
 
-def _dithered(block: Block, step: float, levels: int, key: int, out: Words) -> None:
+def _dithered(block: Block, name: str, step: float, levels: int, key: int, out: Words) -> None:
     """Fill `out` with the base's words, moved by the change in steps, rounded up as often as it is above a step."""
     np.copyto(out, block.base)
     counts = block.changes().astype(np.float64) / step
-    counts += drawn(key, block.name, block.span.start, counts.size)
+    counts += drawn(key, name, block.span.start, counts.size)
     counts = np.clip(np.floor(counts, out=counts), -levels, levels)
     places = np.flatnonzero(counts)
     if places.size:

@@ -10,12 +10,13 @@
 | 5 | bins-delta | residuals to the base's words, sorted by label, pcodec |
 | 6 | | an earlier form of 7, in no release |
 | 7 | grid-delta | floats: whole steps from the base's values (`grid`) |
+| 8 | tied | place (varint) of an earlier tensor of the target that has the same dtype, shape and bytes (`ties`) |
 
 Residuals are defined in `words`, sorting and its side bytes in `sorting` and `grouping`, bodies in `coders`; runs have
 at least `LABEL_RUN` (8,192) words. Planes are not sorted and have no side bytes. A chunk has `CHUNK_WORDS` (262,144)
 words or, with scales or rows in its side bytes, as many whole rows as fit in them; more in `grid`, where few move.
 
-Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 and above
+Codes are part of the payload format: they may be added to, never changed or used again. An op of 2 to 7
 lays a tensor out in chunks and has side bytes that all chunks share. A new op is one more `Op` in `OPS`: its
 `open` gives a `Layout` that packs and unpacks a chunk on any thread. Ops are exact; a codec that rounds
 does so before it encodes (what it rounds to is then the target, for everybody).
@@ -183,10 +184,13 @@ class Residuals:
 LABEL_RUN = 1 << 13
 SAME = 0
 RAW = 1
+TIED = 8
 PLANES = ResidualOp(code=2, name="planes", uses_base=False, coder=Planes(), sorts=False)
 BINS = ResidualOp(code=3, name="bins", uses_base=False, coder=Bins(), sorts=True)
 PLANES_DELTA = ResidualOp(code=4, name="planes-delta", uses_base=True, coder=Planes(), sorts=False)
 BINS_DELTA = ResidualOp(code=5, name="bins-delta", uses_base=True, coder=Bins(), sorts=True)
 _ALL: tuple[Op, ...] = (PLANES, BINS, PLANES_DELTA, BINS_DELTA, GRID_DELTA)
 OPS: Mapping[int, Op] = MappingProxyType({op.code: op for op in _ALL})
-NAMES: Mapping[int, str] = MappingProxyType({SAME: "same", RAW: "raw", **{op.code: op.name for op in _ALL}})
+NAMES: Mapping[int, str] = MappingProxyType(
+    {SAME: "same", RAW: "raw", **{op.code: op.name for op in _ALL}, TIED: "tied"}
+)

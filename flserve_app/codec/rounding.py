@@ -15,7 +15,8 @@ which everybody will hold to the last bit. Steps are powers of two, or `fine`, w
 Taken exactly, that is, equal to the target's: tensors named by the caller, without a like in the base (same dtype and
 shape), of other dtypes than real floats, of at most `exact_bytes`, with a value in either that is not finite, or
 with values of 2**24 steps and more (changes of 2**20, where steps are fine), and those whose step
-would not be 2**-100 to 2**100, or of which the root mean square of the change is below 2**-60.
+would not be 2**-100 to 2**100, or of which the root mean square of the change is below 2**-60. Tensors of the target
+that are the same stay so: rounded alike, or not at all where their bases differ or one is to be exact (`ties`).
 
 Everything is a pure function of the arrays: sums go over fixed blocks in their order, whatever the threads.
 """
@@ -32,6 +33,7 @@ from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import NO_ROLES, Roles
 from flserve_app.codec.moves import Moves
 from flserve_app.codec.step import MOST_STEPS, most_steps, step_near
+from flserve_app.codec.ties import rounded_alike
 from flserve_app.errors import CodecError, ConfigError
 
 Kind = Literal["grid", "topk"]
@@ -151,7 +153,8 @@ def round_to(target: Artifact, base: Artifact, rounding: Rounding, *, exact: Col
     moves = Moves.between(target, base, _candidates(target, base, exact, rounding.exact_bytes))
     steps, edges = (_to_grid if rounding.kind == "grid" else _to_top)(moves, rounding)
     levels = MOST_STEPS - 1 if rounding.kind == "grid" else rounding.levels
-    published = moves.rounded(steps, edges, levels, rounding.dither)
+    steps, ties = rounded_alike(target, base, steps)
+    published = moves.rounded(steps, edges, levels, rounding.dither, ties)
     return Rounded(artifact=published, steps=MappingProxyType(steps))
 
 

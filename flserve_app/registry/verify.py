@@ -226,11 +226,14 @@ def _put_back(registry: Registry, edge: Edge) -> bool:
     target = registry.archive.load(edge.target)
     base = None if edge.base is None else registry.archive.load(edge.base)
     # What a codec that rounds made is found in the two artifacts: rounding again would lead to a third.
-    if base is None or CODECS[edge.codec].exact:
-        parts = encode_parts(target, base, edge.codec)
-    else:
-        parts = iter((encode_composed(target, base, edge.codec),))
-    with registry.blobs.writing(parts) as payload:
-        if payload.digest == edge.blob:
-            payload.keep()
-        return payload.digest == edge.blob
+    # In stores of releases before no tensor is tied to another.
+    for ties in (True, False):
+        if base is None or CODECS[edge.codec].exact:
+            parts = encode_parts(target, base, edge.codec, ties=ties)
+        else:
+            parts = iter((encode_composed(target, base, edge.codec, ties=ties),))
+        with registry.blobs.writing(parts) as payload:
+            if payload.digest == edge.blob:
+                payload.keep()
+                return True
+    return False

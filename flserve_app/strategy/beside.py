@@ -23,7 +23,7 @@ from flserve_app.client.wire import payload_array
 from flserve_app.delivery import Step
 from flserve_app.delivery.plan import FULL
 from flserve_app.errors import Conflict, FlserveError
-from flserve_app.fleet import BASIC, BESIDE, Client
+from flserve_app.fleet import BASIC, BESIDE, TIED, Client
 from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.text import plain
@@ -67,7 +67,7 @@ class BesideRecords:
         return found
 
     def put(
-        self, content: RecordDict, parcel: Parcel, client: Client, shared: dict[Step, Array]
+        self, content: RecordDict, parcel: Parcel, client: Client, shared: dict[tuple[Step, bool], Array]
     ) -> tuple[dict[str, int], Mapping[str, str]]:
         """Write a message's further records; return the bytes of their payloads, and what the client is given.
 
@@ -86,8 +86,10 @@ class BesideRecords:
         for key, target in parcel.beside.items():
             line = self._lines[key]
             held = self._given.get((parcel.identity, key))
-            _, payloads = line.deliver(() if held is None else (held,), target, client.takes & BASIC)
-            array = next((shared.setdefault(step, payload_array(data)) for step, data in payloads.items()), None)
+            ties = TIED in client.takes  # who knows none gets other bytes for the same step
+            _, payloads = line.deliver(() if held is None else (held,), target, client.takes & {*BASIC, TIED})
+            steps = {(step, ties): data for step, data in payloads.items()}
+            array = next((shared.setdefault(step, payload_array(data)) for step, data in steps.items()), None)
             found.append(Beside(key=key, target=target, version=line.number_of(target), payload=array))
             sizes[key] = sum(map(len, payloads.values()))
         put_beside(content, found)

@@ -5,6 +5,8 @@ Rules:
 - Clients without the delivery protocol get plain arrays, as without flserve; and so do those that have not said yet
   whether they know it.
 - What a client is brought from is what was delivered to it, see `roster`.
+- A message that would take more bytes with its delivery than without has its payload inline (`carried`) or, if that
+  does not help, goes without (`whole_models`); not where the model has private tensors, which the strategy never had.
 - A payload that several messages of a batch carry is one Array, so that Flower uploads it once.
 - Further ArrayRecords of a message (control variates, prototypes) are counted; how they travel is `beside`'s.
 """
@@ -13,17 +15,19 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import final
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, Message, RecordDict
 
-from flserve_app.client.tensor_array import serialised_bytes
+from flserve_app.client.carried import inlined
+from flserve_app.client.object_size import NOTHING, record_bytes
 from flserve_app.client.wire import Delivery, payload_array, put_delivery
 from flserve_app.codec.dither import dither_key
 from flserve_app.codec.lossy import Lossy
 from flserve_app.delivery import Plan, Step
-from flserve_app.fleet import PRIVATE
+from flserve_app.fleet import INLINE, PLAIN, PRIVATE, TIED
 from flserve_app.strategy.beside import BesideRecords
 from flserve_app.strategy.late import LateReplies
 from flserve_app.strategy.ledger import Ledger
@@ -33,8 +37,9 @@ from flserve_app.strategy.private_part import PrivatePart
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.roster import Roster
 from flserve_app.strategy.settlements import Settlements
+from flserve_app.strategy.whole_models import ANSWER_BYTES, MOST_TINY, WholeModels, costs_more
 
-Shared = dict[Step, Array]
+Shared = dict[tuple[Step, bool], Array]
 
 
 @final
@@ -77,6 +82,7 @@ class Dispatch:
         self._uplink = uplink
         self._rounds = rounds
         self._beside = BesideRecords(publisher)
+        self._whole = WholeModels()
 
     def parcel(self, message: Message) -> Parcel:
         """Return a strategy's message with what it delivers."""
@@ -87,9 +93,13 @@ class Dispatch:
         if key is None:
             return parcel
         self._model_key = key
-        artifact = self._publisher.artifact_of(parcel.content.array_records[key])
+        record = parcel.content.array_records[key]
+        artifact = self._publisher.artifact_of(record)
+        whole = self._whole.measured(record, artifact)
         delivers = self._roster.delivers(parcel.node_id, parcel.message_type)
-        return replace(parcel, arrays=key, target=artifact.digest, delivers=delivers)
+        return replace(
+            parcel, arrays=key, target=artifact.digest, full=whole.nbytes, tied=whole.tied, delivers=delivers
+        )
 
     def beside(self, waiting: list[tuple[Message, Parcel]]) -> list[tuple[Message, Parcel]]:
         """Return the messages of an exchange with the further records that they have in common."""
@@ -104,30 +114,50 @@ class Dispatch:
 
     def address(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel:
         """Write the parcel's delivery into its message, and count it; return the parcel with its plan."""
-        if parcel.delivers:
-            plan, payloads = self._planned(parcel)
-            arrays = tuple(shared.setdefault(step, payload_array(data)) for step, data in payloads.items())
-            recipe = self._recipe(plan)
-            content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
-            delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
-            client = self._roster.fleet.get(parcel.node_id)
-            delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
+        if not parcel.arrays:
+            return parcel
+        sent = self._delivered(message, parcel, shared) if parcel.delivers else None
+        if sent is not None:
+            return sent
+        message.content = parcel.content
+        self._count(message, parcel, "plain", parcel.full)
+        return replace(parcel, implied=() if parcel.delivers else None)
+
+    def _delivered(self, message: Message, parcel: Parcel, shared: Shared) -> Parcel | None:
+        """Write a delivery into a message; None where the message takes less without it."""
+        plan, payloads = self._planned(parcel)
+        client = self._roster.fleet.get(parcel.node_id)
+        # Those who know no ties get other bytes for the same step.
+        keys = [(step, TIED in client.takes) for step in payloads]
+        arrays = tuple(shared.setdefault(key, payload_array(payloads[key[0]])) for key in keys)
+        recipe = self._recipe(plan)
+        content = RecordDict({key: value for key, value in parcel.content.items() if key != parcel.arrays})
+        delivery = self._settling(parcel, self._delivery(parcel, arrays, recipe))
+        delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
+        put_delivery(content, delivery)
+        nbytes = sum(map(len, payloads.values())) + len(recipe) + extra
+        train = parcel.message_type.split(".")[0] == "train"
+        if not (delivery.private or train) and costs_more(content, parcel, len(arrays), nbytes, ANSWER_BYTES):
+            delivery = replace(delivery, allows=(*delivery.allows, PLAIN))
             put_delivery(content, delivery)
-            beside, given = self._beside.put(content, parcel, client, shared)
-            self._roster.gave(parcel.node_id, parcel.target)
-            message.content = content
-            self._count(message, parcel, plan.kind, sum(map(len, payloads.values())) + len(recipe) + extra, beside)
-            return replace(parcel, plan=plan, settled=delivery.settled, given_beside=given)
-        if parcel.arrays:
-            self._count(message, parcel, "plain", _npy_bytes(parcel.content.array_records[parcel.arrays]), {})
-        return parcel
+        if not delivery.private and costs_more(content, parcel, len(arrays), nbytes):
+            lean = inlined(content) if INLINE in client.takes else None
+            if lean is None or costs_more(lean, parcel, len(arrays), nbytes):
+                return None
+            content = lean
+        beside, given = self._beside.put(content, parcel, client, shared)
+        message.content = content
+        self._roster.gave(parcel.node_id, parcel.target)
+        self._count(message, parcel, plan.kind, nbytes, beside)
+        implied = (parcel.target,) if PLAIN in delivery.allows else None
+        return replace(parcel, plan=plan, settled=delivery.settled, implied=implied, given_beside=given)
 
     def _planned(self, parcel: Parcel) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan and its payloads: the whole artifact for a client that could not follow."""
         started = time.perf_counter()
         client = self._roster.fleet.get(parcel.node_id)
         if parcel.tries:
-            planned = self._publisher.whole(parcel.target)
+            planned = self._publisher.whole(parcel.target, client.takes)
         else:
             bases = self._roster.bases(parcel.node_id, parcel.target)
             planned = self._publisher.deliver(bases, parcel.target, client.takes)
@@ -138,15 +168,17 @@ class Dispatch:
         recipe = self._publisher.recipe
         return "" if plan.kind != "recipe" or recipe is None else recipe.to_json()
 
-    def _count(self, message: Message, parcel: Parcel, kind: str, payload: int, beside: dict[str, int]) -> None:
-        sizes = {key: _npy_bytes(record) for key, record in parcel.content.array_records.items()}
-        full = sum(sizes.values())
+    def _count(
+        self, message: Message, parcel: Parcel, kind: str, payload: int, beside: Mapping[str, int] = NOTHING
+    ) -> None:
+        records = parcel.content.array_records
+        further = {key: record_bytes(record) for key, record in records.items() if key != parcel.arrays}
         self._ledger.planned("resend" if parcel.tries else kind)
         self._ledger.sent(
             "down",
-            payload=payload + sum((sizes | beside).values()) - sizes[parcel.arrays],
+            payload=payload + sum((further | dict(beside)).values()),
             message=message_bytes(message),
-            full=0 if parcel.tries else full,
+            full=0 if parcel.tries else parcel.full + sum(further.values()),
         )
 
     def _delivery(self, parcel: Parcel, arrays: tuple[Array, ...], recipe: str) -> Delivery:
@@ -161,7 +193,13 @@ class Dispatch:
             recipe=recipe,
             rounding=self._rounding(parcel),
             federation=self._publisher.federation.name,
+            allows=self._allowed(parcel),
         )
+
+    def _allowed(self, parcel: Parcel) -> tuple[str, ...]:
+        # Said only where it matters: it costs bytes itself. Of a reply without arrays it is said by `_delivered`.
+        tiny = parcel.message_type.split(".")[0] == "train" and parcel.full <= MOST_TINY and not self._private.key
+        return (*((TIED,) if parcel.tied else ()), *((PLAIN,) if tiny else ()))
 
     def _rounding(self, parcel: Parcel) -> str:
         if self._rounds is None or parcel.message_type.split(".")[0] != "train":
@@ -185,7 +223,3 @@ class Dispatch:
             # Who says nothing lost its version, and what it carries goes by the history's name.
             afresh=bool(claimed) and not any(map(self._publisher.leads_to_current, claimed)),
         )
-
-
-def _npy_bytes(record: ArrayRecord) -> int:
-    return sum(map(serialised_bytes, record.values()))

@@ -20,6 +20,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.logger import log
 
 from flserve_app.artifact import Artifact
+from flserve_app.client.object_size import record_bytes
 from flserve_app.client.records import to_record
 from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import PAYLOAD, RECORD, Answer, take_answer
@@ -32,6 +33,7 @@ from flserve_app.strategy.parcel import Parcel
 from flserve_app.strategy.publisher import Publisher
 from flserve_app.strategy.pulls import is_lost
 from flserve_app.strategy.settlements import Settlements
+from flserve_app.strategy.whole_models import whole_of
 from flserve_app.text import plain
 
 LARGEST_FACTOR = 8
@@ -76,17 +78,17 @@ class Intake:
             self._tell(parcel, str(reply.error.reason or ""))
             return reply, None
         content = RecordDict(dict(reply.content))
-        answer = take_answer(content)
+        answer = take_answer(content) or _implied(parcel)
         _check_answer(answer)
         if answer is None or answer.payload is None:
-            plain = sum(serialised_bytes(each) for record in content.array_records.values() for each in record.values())
+            plain = sum(map(record_bytes, content.array_records.values()))
             self._ledger.sent("up", payload=plain, message=size, full=plain)
         else:
             self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
             trained = self._decode(answer, parcel)
             record = to_record(trained)
             self._settlements.took(reply, parcel.identity, trained.digest)
-            self._ledger.sent("up", payload=0, message=0, full=sum(map(serialised_bytes, record.values())))
+            self._ledger.sent("up", payload=0, message=0, full=whole_of(record, trained).nbytes)
             content = RecordDict({answer.arrays: record, **content})
         if answer is not None:
             self._ledger.answered(fetch=answer.fetch_seconds, train=answer.train_seconds, update=answer.encode_seconds)
@@ -138,6 +140,11 @@ class Intake:
         trained = decode(answer.payload.data, base, max_bytes=self._most_bytes, max_tensors=self._most_tensors)
         self._ledger.spent("decode", time.perf_counter() - started)
         return trained
+
+
+def _implied(parcel: Parcel) -> Answer | None:
+    """Return what a client says by a reply without an answer, where it may leave that out: it followed."""
+    return None if parcel.implied is None else Answer(status="ok", identity=parcel.identity, held=parcel.implied)
 
 
 def _check_answer(answer: Answer | None) -> None:

@@ -23,9 +23,12 @@ class Parcel:
         ttl: Time to live in seconds, as the strategy wrote it.
         arrays: Key of the ArrayRecord that is delivered; empty if nothing is.
         target: Hex digest of the artifact that is delivered; empty if nothing is.
+        full: Bytes of its ArrayRecord as Flower sends it.
+        tied: Whether it has tensors that are the same.
         delivers: Whether that goes as a delivery; if not, it goes as it is.
         plan: How it was delivered; None before it is, and if it goes as it is.
         tries: How often it has been sent before.
+        implied: Digests of what a client holds that replies without an answer; None if that says nothing.
         beside: Digests of the further records that all clients get alike, by key.
         given_beside: Those of them that go as payloads.
         settled: Digests of the client's updates that it says were aggregated.
@@ -39,9 +42,12 @@ class Parcel:
     identity: str = ""
     arrays: str = ""
     target: str = ""
+    full: int = 0
+    tied: bool = False
     delivers: bool = False
     plan: Plan | None = None
     tries: int = 0
+    implied: tuple[str, ...] | None = None
     settled: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
     given_beside: Mapping[str, str] = field(default_factory=dict)

@@ -20,12 +20,12 @@ from flwr.app import ArrayRecord
 from flserve_app.artifact import Artifact
 from flserve_app.client.recipe import Recipe, recipe_of
 from flserve_app.client.records import to_record
-from flserve_app.codec import encode, encode_composed
+from flserve_app.codec import encode, encode_composed, inspect
 from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.lossy import Lossy, send
 from flserve_app.delivery import CacheInfo, Payloads, Plan, Step, whole
 from flserve_app.errors import CorruptBlob, FlserveError, NotFound
-from flserve_app.fleet import BASIC, RECIPE
+from flserve_app.fleet import BASIC, RECIPE, TIED
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 from flserve_app.strategy.annex import State
@@ -67,6 +67,7 @@ class Publisher:
         self._lossy = lossy
         self._residual: Artifact | None = None
         self._payloads = Payloads(self._make, self._read)
+        self._untied = Payloads(lambda step: self._make(step, ties=False))
         rounded = None if lossy is None else lossy.name
         self._planner = Planner(registry, self._payloads, codec, self._readable, rounded)
         self._recipe: Recipe | None = None
@@ -214,14 +215,14 @@ class Publisher:
         """
         while True:
             found = self.plan(held, target, takes)
-            payloads = self._fetched(found)
+            payloads = self._fetched(found, takes)
             if payloads is not None:
                 return found, payloads
 
-    def whole(self, target: str) -> tuple[Plan, dict[Step, bytes]]:
+    def whole(self, target: str, takes: frozenset[str] = BASIC) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan that needs nothing, and its payload. Raises FlserveError."""
         found = whole(target, self.codec)
-        return found, {step: self._payloads.get(step) for step in found.steps}
+        return found, {step: self._payload(step, takes) for step in found.steps}
 
     def base(self, digest: str) -> Artifact:
         """Return an artifact that was delivered.
@@ -244,14 +245,20 @@ class Publisher:
         """Return the counters of the payload cache."""
         return self._payloads.info()
 
-    def _fetched(self, found: Plan) -> dict[Step, bytes] | None:
+    def _payload(self, step: Step, takes: frozenset[str]) -> bytes:
+        """Return a payload in a form that a client can read: those of earlier releases know no ties."""
+        payload = self._payloads.get(step)
+        tied = TIED not in takes and any(tensor.op == TIED for tensor in inspect(payload).tensors)
+        return self._untied.get(step) if tied else payload
+
+    def _fetched(self, found: Plan, takes: frozenset[str]) -> dict[Step, bytes] | None:
         """Return a plan's payloads; None if one is lost, which is then not planned with again."""
         payloads: dict[Step, bytes] = {}
         for step in found.steps:
             if step.codec == RECIPE:
                 continue
             try:
-                payloads[step] = self._payloads.get(step)
+                payloads[step] = self._payload(step, takes)
             except FlserveError as error:
                 if found.kind == "full":
                     raise
@@ -287,14 +294,14 @@ class Publisher:
         except CorruptBlob:
             return None
 
-    def _make(self, step: Step) -> bytes:
+    def _make(self, step: Step, *, ties: bool = True) -> bytes:
         target = self.base(step.target)
         if step.base is None:
-            return encode(target, None, step.codec)
+            return encode(target, None, step.codec, ties=ties)
         base = self.base(step.base)
         # Under a codec that rounds, `encode` would lead to a third artifact.
         return (
-            encode(target, base, step.codec)
+            encode(target, base, step.codec, ties=ties)
             if codec_named(step.codec).exact
-            else encode_composed(target, base, step.codec)
+            else encode_composed(target, base, step.codec, ties=ties)
         )

@@ -63,9 +63,9 @@ def hello(where, mod=versioned_mod, **fields):
 
 
 def test_a_greeting_says_what_the_client_takes(where):
-    assert set(hello(where).capabilities) == {"chain", "private", "beside", "empty", *CODECS}
+    assert set(hello(where).capabilities) == {"chain", "private", "tied", "inline", "beside", "empty", *CODECS}
     takes = hello(where, building(lambda recipe: NEW)).capabilities
-    assert set(takes) == {"chain", "private", "beside", "recipe", "empty", *CODECS}
+    assert set(takes) == {"chain", "private", "tied", "inline", "beside", "recipe", "empty", *CODECS}
 
 
 def test_a_client_that_can_build_needs_no_payload(where):

@@ -7,6 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flserve_app.client.carried import MOST_INLINE, inlined
 from flserve_app.client.fields import MAX_SECONDS
 from flserve_app.client.wire import (
     MAX_HELD,
@@ -48,6 +49,7 @@ deliveries = st.builds(
     afresh=st.booleans(),
     private=st.just("") | digests,
     start=payloads,
+    allows=st.lists(st.sampled_from(["tied", "plain"]), unique=True).map(tuple),
 )
 answers = st.builds(
     Answer,
@@ -288,3 +290,55 @@ def test_flower_can_count_the_bytes_of_what_is_said(write):
     content = RecordDict()
     write(content)
     assert sum(record.count_bytes() for record in content.values()) > 0
+
+
+@given(deliveries.filter(lambda delivery: delivery.payloads and delivery.start is None))
+def test_payloads_inline_come_back_as_they_were(delivery):
+    content = RecordDict()
+    put_delivery(content, delivery)
+    lean = inlined(content)
+    assert PAYLOAD in content, "the content itself stays as it is"
+    assert PAYLOAD not in lean
+    assert take_delivery(lean) == delivery
+
+
+def test_what_cannot_go_inline_does_not():
+    for delivery in (
+        Delivery(action="deliver", model="m"),
+        Delivery(action="deliver", model="m", payloads=(payload_array(b"x"),), start=payload_array(b"y")),
+        Delivery(action="deliver", model="m", payloads=(payload_array(bytes(MOST_INLINE + 1)),)),
+    ):
+        content = RecordDict()
+        put_delivery(content, delivery)
+        assert inlined(content) is None
+    assert inlined(RecordDict()) is None
+
+
+@pytest.mark.parametrize(
+    "inline",
+    [[], b"x", "x", 7, ["x"], [7], [b""] * 257, [bytes(MOST_INLINE), b"x"], [0.5]],
+)
+def test_what_is_no_list_of_payloads_is_refused(inline):
+    content = RecordDict()
+    put_delivery(content, Delivery(action="deliver", model="m"))
+    content[RECORD]["inline"] = inline
+    with pytest.raises(DeliveryError, match="inline is not 1 to 256 payloads"):
+        take_delivery(content)
+
+
+def test_payloads_are_in_one_place():
+    content = RecordDict()
+    put_delivery(content, Delivery(action="deliver", model="m", payloads=(payload_array(b"x"),)))
+    content[RECORD]["inline"] = [b"y"]
+    with pytest.raises(DeliveryError, match="without a record"):
+        take_delivery(content)
+
+
+def test_an_answer_has_one_payload_inline_at_most():
+    content = RecordDict()
+    put_answer(content, Answer(status="ok", identity="a", payload=payload_array(b"x")))
+    lean = inlined(content)
+    assert take_answer(RecordDict(dict(lean))).payload.data == b"x"
+    lean[RECORD]["inline"] = [b"x", b"y"]
+    with pytest.raises(DeliveryError, match="2 payloads"):
+        take_answer(lean)

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 
 from flserve_app.artifact import Artifact
 from flserve_app.codec import CODECS, decode, encode, encode_rounded, inspect, round_to
+from flserve_app.codec.ties import ties_of
 from flserve_app.errors import CodecError, WrongBase
-from tests.codec.examples import artifacts, halved, network, nudged, pairs, trained
+from tests.codec.examples import artifacts, halved, network, nudged, pairs, repeated_pairs, trained
 
 LARGE_AND_SMALL = {"first": (600, 500), "bias": (600,), "moved": (500, 550), "tiny": (), "last": (270_000,)}
 
@@ -49,6 +50,20 @@ class CodecContract:
     def test_delta_gives_back_every_bit_whatever_changed(self, pair):
         base, target = pair
         assert decode(encode(target, base, self.codec), base).manifest == self.published(target, base).manifest
+
+    @relaxed
+    @given(repeated_pairs())
+    def test_tensors_that_repeat_are_given_back_to_the_last_bit(self, pair):
+        base, target = pair
+        for held in (None, base):
+            published = self.published(target, held)
+            payload = encode(target, held, self.codec)
+            assert decode(payload, held).manifest == published.manifest
+            plainly = encode(target, held, self.codec, ties=False)
+            assert decode(plainly, held).manifest == published.manifest
+            assert len(payload) <= len(plainly)
+            assert "tied" not in {tensor.op for tensor in inspect(plainly).tensors}
+            assert set(ties_of(target)) <= set(ties_of(published)), "what is tied stays tied"
 
     def test_bfloat16_delta(self):
         base, target = halved(network(1)), halved(trained(network(1), 1))

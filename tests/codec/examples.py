@@ -57,6 +57,20 @@ def pairs(draw):
     return artifact_of(named), artifact_of(target)
 
 
+@st.composite
+def repeated_pairs(draw):
+    """A base and a target in which tensors stand under several names; some only in one of the two."""
+    base, target = draw(pairs())
+    sides = []
+    for artifact in (base, target):
+        named = {name: (spec.dtype, artifact[name]) for name, spec in artifact.specs.items()}
+        for name in draw(st.lists(st.sampled_from("uvwxyz"), max_size=4)) if named else ():
+            named[name] = named[draw(st.sampled_from(sorted(named)))]
+        order = draw(st.permutations(sorted(named)))
+        sides.append(artifact_of({name: named[name] for name in order}))
+    return sides[0], sides[1]
+
+
 def nudged(dtype: str, array, seed: int, most: int = 5):
     """The same array with every word moved by a few units."""
     word = DTYPES[dtype].word

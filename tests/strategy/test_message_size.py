@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from flserve_app.client import object_size
 from flserve_app.client.wire import PAYLOAD, payload_array
-from flserve_app.strategy import message_size
 from flserve_app.strategy.message_size import message_bytes
 from tests.fleet import set_identity
 
@@ -49,19 +49,17 @@ def test_it_is_the_bytes_of_all_objects_flower_pushes(records):
 
 @pytest.mark.parametrize("chunks", [10, 40])
 def test_chunks_that_look_alike_are_hashed_once_each_and_never_compared_in_pairs(monkeypatch, chunks):
-    monkeypatch.setattr(message_size, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(object_size, "CHUNK_BYTES", 4096)
     hashed = []
-    monkeypatch.setattr(
-        message_size.hashlib, "sha256", lambda data, real=hashlib.sha256: hashed.append(1) or real(data)
-    )
+    monkeypatch.setattr(object_size.hashlib, "sha256", lambda real=hashlib.sha256: hashed.append(1) or real())
     data = bytearray(chunks * 4096)
     for at in range(chunks):
         data[(at + 1) * 4096 - 1] = at + 1
-    size = message_size._array_bytes(payload_array(bytes(data)))
+    size = object_size.array_bytes(payload_array(bytes(data)))
     assert len(hashed) == chunks
     assert size > chunks * 4096
     hashed.clear()
-    message_size._array_bytes(payload_array(np.random.default_rng(0).bytes(chunks * 4096)))
+    object_size.array_bytes(payload_array(np.random.default_rng(0).bytes(chunks * 4096)))
     assert not hashed, "honest chunks need not be hashed"
 
 

@@ -36,6 +36,9 @@ def build() -> Iterator[tuple[str, Artifact, Artifact | None, str | Codec]]:
     yield "same", base, base, "lossless"
     yield "structure", _rebuilt(base), base, "lossless"
     yield "dtypes", _all_dtypes(), None, "full"
+    tied_base, tied = _tied()
+    yield "tied-full", tied_base, None, "full"
+    yield "tied", tied, tied_base, "lossless"
     square_base, square = _square()
     for op in (PLANES, BINS):
         yield op.name, square, None, _only(op, lambda pair: Grouping())
@@ -128,6 +131,13 @@ def _model() -> tuple[Artifact, Artifact]:
 def _rebuilt(base: Artifact) -> Artifact:
     moved = _moved(base["fc.weight"], 4)
     return Artifact({"fc.weight": moved.reshape(4, 6), "fc.bias": base["fc.bias"].astype("<f8"), "é": base["steps"]})
+
+
+def _tied() -> tuple[Artifact, Artifact]:
+    """Return a model that lists its embedding three times, and the same one moved, one head of its own by then."""
+    old, moved = _floats(14, 6, 8), _moved(_floats(14, 6, 8), 15)
+    base = {"embed": old, "head": old, "layer": _floats(16, 4), "other": old, "empty": old[:0], "none": old[:0]}
+    return Artifact(base), Artifact({**base, "embed": moved, "head": moved, "other": _moved(old, 17)})
 
 
 def _all_dtypes() -> Artifact:
