@@ -27,6 +27,7 @@ from flserve_app.strategy.transparent import Transparent
 LATE_RULES = ("drop", "rebase")
 NONFINITE_RULES = ("keep", "leave_out")
 
+AS_IT_IS = "run it as it is, without VersionedStrategy"
 _VOTES = "it counts every reply as one vote, which no staleness weight can make lighter"
 _COUNTED = "its privacy guarantee counts one clipped reply a client and round"
 _SPARSE = "it compares replies weight by weight, and a sparse update leaves nearly all of them as they were"
@@ -199,7 +200,7 @@ def _judged(strategy: object) -> Traits:
     kind = type(strategy)
     row = next((TABLE[base.__name__] for base in kind.__mro__ if _is_flowers(base) and base.__name__ in TABLE), None)
     if row is not None and row.refused:
-        raise ConfigError(f"{kind.__name__} cannot be combined with versions: {row.refused}")
+        raise ConfigError(f"{kind.__name__} cannot be combined with versions: {row.refused}: {AS_IT_IS}")
     if isinstance(strategy, Transparent):
         raise ConfigError(f"{kind.__name__} has to be the outermost strategy: it cannot be put inside of another one")
     if not isinstance(strategy, Strategy):

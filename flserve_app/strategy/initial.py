@@ -49,9 +49,10 @@ def check_same_form(given: Artifact, now: Artifact, version: Version) -> None:
 
 
 def check_started(grid: object | None, inner: str) -> None:
-    """Refuse to configure a round of a strategy that was not started itself. Raises ConfigError."""
+    """Refuse a round of a strategy that was not started itself. Raises ConfigError."""
     if grid is None:
         raise ConfigError(
-            "VersionedStrategy is asked for a round, and its start was never called: it has to be the outermost "
-            f"strategy, as in VersionedStrategy(Wrapper({inner}(...))), not inside of a wrapper"
+            "VersionedStrategy is asked for a round, and its start was never called: call strategy.start(grid=grid, "
+            f"...), and put a loop of your own into {inner}.start; it has to be the outermost strategy, as in "
+            f"VersionedStrategy(Wrapper({inner}(...))), not inside of a wrapper"
         )

@@ -14,6 +14,11 @@ CLIENT_HINT = (
     f"ClientApp handlers, @app.train() and @app.evaluate(), as the guide says, {GUIDE}; a VersionedClient answers in "
     "them with MyClient(context).handle_train(message) and handle_evaluate(message)"
 )
+SERVER_METHODS = ("initialize_parameters", "configure_fit", "aggregate_fit", "evaluate")
+SERVER_HINT = (
+    "Flower's older server (ServerAppComponents, a workflow) looks for it: call strategy.start(grid=grid, ...) in "
+    f"@app.main(), as the guide says, {GUIDE}"
+)
 _KEYS = re.compile(r"\b(?:fitins|evaluateins|getparametersins|getpropertiesins)\.\w")
 
 

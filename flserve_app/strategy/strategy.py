@@ -213,7 +213,8 @@ class VersionedStrategy(Transparent):
         result = loop.run(self, grid, self._publisher.record, num_rounds=left, evaluate_fn=evaluating)
         if loop.own and left != 0:
             conclude(result, self._publisher, self._publish, type(self.inner).__name__, since=published)
-        return with_arrays(result, self._publisher.record)
+        trained = left == 0 or self.version.round > 0  # where nothing ever was, there is no result, as in plain Flower
+        return with_arrays(result, self._publisher.record) if trained else result
 
     def _sending(self, messages: Iterable[Message]) -> None:
         """Begin a round with messages that a loop made itself."""
@@ -232,6 +233,7 @@ class VersionedStrategy(Transparent):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the inner strategy aggregate, and publish the result as the next version."""
+        check_started(self._grid, type(self.inner).__name__)
         number = self._starts.aggregates(server_round)
         late = [] if self._grid is None else self._grid.late_replies(self._inner.weighted_by)
         try:
@@ -253,10 +255,12 @@ class VersionedStrategy(Transparent):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy configure a round of evaluation, from a draw that repeats."""
+        check_started(self._grid, type(self.inner).__name__)
         return self._inner.configure_evaluate(self._starts.number(server_round), arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the inner strategy aggregate the clients' evaluation of the published version."""
+        check_started(self._grid, type(self.inner).__name__)
         number = self._starts.number(server_round)
         try:
             metrics = self._inner.aggregate_evaluate(number, replies)

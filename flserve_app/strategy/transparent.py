@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp.strategy import Strategy
 
 from flserve_app.errors import ConfigError
+from flserve_app.strategy.older_api import SERVER_HINT, SERVER_METHODS
 
 
 class Transparent(Strategy, ABC):
@@ -36,7 +37,8 @@ class Transparent(Strategy, ABC):
                 return getattr(self.inner, name)
             except AttributeError as error:
                 kinds = f"{type(self).__name__} nor its inner {type(self.inner).__name__}"
-                raise AttributeError(f"neither {kinds} has an attribute {name!r}") from error
+                hint = f": {SERVER_HINT}" if name in SERVER_METHODS else ""
+                raise AttributeError(f"neither {kinds} has an attribute {name!r}{hint}") from error
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute of the wrapper's own, from inside of it. Raises ConfigError for any other."""

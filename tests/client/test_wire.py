@@ -276,6 +276,22 @@ def test_a_duration_is_one_whatever_is_said(key, said, taken):
     assert found == {"fetch_s": 0.0, "train_s": 0.0, "encode_s": 0.0, key: taken}
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda content: put_delivery(content, Delivery(action="hello", model="m")),
+        lambda content: put_delivery(content, Delivery(action="deliver", model="m", target=DIGEST)),
+        lambda content: put_answer(content, Answer(status="hello", identity="a")),
+    ],
+    ids=["greeting", "delivery", "answer"],
+)
+def test_flower_can_count_the_bytes_of_what_is_said(write):
+    """Its `count_bytes` fails on a value of no bytes, and with it every mod in front that logs sizes."""
+    content = RecordDict()
+    write(content)
+    assert sum(record.count_bytes() for record in content.values()) > 0
+
+
 @given(deliveries.filter(lambda delivery: delivery.payloads and delivery.start is None))
 def test_payloads_inline_come_back_as_they_were(delivery):
     content = RecordDict()
