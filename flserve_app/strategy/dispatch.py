@@ -136,15 +136,15 @@ class Dispatch:
         delivery, extra = self._private.told(delivery, client, again=parcel.tries > 0)
         put_delivery(content, delivery)
         nbytes = sum(map(len, payloads.values())) + len(recipe) + extra
-        train = parcel.message_type.split(".")[0] == "train"
-        if not (delivery.private or train) and costs_more(content, parcel, len(arrays), nbytes, ANSWER_BYTES):
+        lean = self._may_be_silent(parcel) and parcel.message_type.split(".")[0] != "train"
+        if lean and costs_more(content, parcel, len(arrays), nbytes, ANSWER_BYTES):
             delivery = replace(delivery, allows=(*delivery.allows, PLAIN))
             put_delivery(content, delivery)
         if not delivery.private and costs_more(content, parcel, len(arrays), nbytes):
-            lean = inlined(content) if INLINE in client.takes else None
-            if lean is None or costs_more(lean, parcel, len(arrays), nbytes):
+            small = inlined(content) if INLINE in client.takes else None
+            if small is None or costs_more(small, parcel, len(arrays), nbytes):
                 return None
-            content = lean
+            content = small
         beside, given = self._beside.put(content, parcel, client, shared)
         message.content = content
         self._roster.gave(parcel.node_id, parcel.target)
@@ -198,8 +198,13 @@ class Dispatch:
 
     def _allowed(self, parcel: Parcel) -> tuple[str, ...]:
         # Said only where it matters: it costs bytes itself. Of a reply without arrays it is said by `_delivered`.
-        tiny = parcel.message_type.split(".")[0] == "train" and parcel.full <= MOST_TINY and not self._private.key
+        train = parcel.message_type.split(".")[0] == "train"
+        tiny = train and parcel.full <= MOST_TINY and self._may_be_silent(parcel)
         return (*((TIED,) if parcel.tied else ()), *((PLAIN,) if tiny else ()))
+
+    def _may_be_silent(self, parcel: Parcel) -> bool:
+        """Whether a reply without an answer says that the client followed: it is known to be able to answer."""
+        return not self._private.key and self._roster.spoken.has_mod((parcel.node_id, parcel.message_type))
 
     def _rounding(self, parcel: Parcel) -> str:
         if self._rounds is None or parcel.message_type.split(".")[0] != "train":

@@ -2,8 +2,8 @@
 
 A greeting tells whether a client's app answers one kind of message, and nothing of others; what stands before the mod
 may take a greeting and fail on a delivery. Rules:
-- An answer without the protocol came from a handler that has no `versioned_mod` before it: it is sent plain arrays in
-  the same round, and from then on.
+- An answer without the protocol came from a handler that has no `versioned_mod` before it, unless that is known and
+  was told that it may leave out its answer: it is sent plain arrays in the same round, and from then on.
 - An error may be the handler's own, which counts as without flserve: nobody is made to train twice for it. So a client
   of which no delivery of that kind was understood is greeted like the message it failed on. One that answers has failed
   by itself; one that fails on that, too, is sent plain arrays in the same round, until it answers a greeting.
@@ -59,7 +59,10 @@ class Handlers:
             return False
         if reply.has_content() and RECORD in reply.content:
             self._understood.add(kind)
+            self._roster.spoken.meet(kind)
             return False
+        if parcel.implied is not None and not reply.has_error():
+            return False  # it may leave out its answer
         if kind in self._understood or self._private.key or self._asked[kind] >= TIMES:
             return False
         if reply.has_error() and reply.error.code not in RAISED:

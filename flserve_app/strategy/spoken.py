@@ -19,6 +19,7 @@ class Spoken:
         self._asked: set[Kind] = set()
         self._answered: set[Kind] = set()
         self._plain: set[Kind] = set()
+        self._met: set[Kind] = set()
 
     def ask(self, kind: Kind) -> None:
         """Note that a handler is greeted like a message to it."""
@@ -30,6 +31,7 @@ class Spoken:
 
     def answer(self, kind: Kind) -> None:
         """Note that it answered a greeting."""
+        self.meet(kind)
         self._plain.discard(kind)
         self._answered |= {kind} & self._asked
 
@@ -37,8 +39,17 @@ class Spoken:
         """Whether it answered one like a message to it."""
         return kind in self._answered
 
+    def meet(self, kind: Kind) -> None:
+        """Note that `versioned_mod` stands before it: it answered, a greeting or a delivery."""
+        self._met.add(kind)
+
+    def has_mod(self, kind: Kind) -> bool:
+        """Whether `versioned_mod` is known to stand before it: a reply without an answer then left it out."""
+        return kind in self._met
+
     def fail(self, kind: Kind) -> None:
         """Note that it does not understand deliveries, as far as is known."""
+        self._met.discard(kind)
         self._plain.add(kind)
 
     def is_plain(self, kind: Kind) -> bool:

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, FedAvgM, FedMedian, Strategy
 
 from flserve_app.client import versioned_mod
+from flserve_app.client.object_size import record_bytes
 from flserve_app.errors import AggregateError
 from flserve_app.strategy import VersionedStrategy
 from tests.fleet import FleetGrid
@@ -448,7 +449,7 @@ def test_further_records_are_counted_and_the_model_is_the_one_that_was_published
     for name in ("Flower's own", "another record first"):
         sizes[name] = observed(tmp_path / name, APPS[name])[2]
     alone, beside = sizes.values()
-    prototypes = CLIENTS * len(record({"p": np.zeros(3, "f4")})["p"].data)
+    prototypes = CLIENTS * record_bytes(record({"p": np.zeros(3, "f4")}))
     assert beside.plans == alone.plans == {"delta": CLIENTS, "none": CLIENTS}
     assert beside.bytes_down == alone.bytes_down + prototypes
     assert beside.bytes_down_full == alone.bytes_down_full + prototypes
