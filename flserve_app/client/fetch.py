@@ -36,6 +36,7 @@ from flserve_app.client.verified import way_of
 from flserve_app.client.wire import Answer, Delivery, payload_array, put_answer
 from flserve_app.codec import encode
 from flserve_app.codec.feedback import Feedback
+from flserve_app.codec.finer import Loss
 from flserve_app.codec.lossy import send
 from flserve_app.codec.rounding import Rounding
 from flserve_app.errors import ArtifactError, CodecError, DigestMismatch, FlserveError
@@ -126,7 +127,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         if private is not fetched.private:
             trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
             held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
-    update, key = _update(content, fetched, held)
+    update, key, loss = _update(content, fetched, held)
     if update is not None:
         del content[key]
     put_answer(
@@ -143,45 +144,48 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             fetch_seconds=fetched.seconds,
             train_seconds=train_seconds,
             encode_seconds=time.perf_counter() - started,
+            lost=loss.lost,
+            halvings=loss.halvings,
         ),
     )
     reply.content = content
     return reply
 
 
-def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | None, str]:
-    """Return the payload of an update and its key, and keep what is left of it and of earlier ones."""
+def _update(content: RecordDict, fetched: Fetched, held: Held) -> tuple[bytes | None, str, Loss]:
+    """Return the payload of an update, its key and its loss, and keep what is left of it and of earlier ones."""
     delivery, model = fetched.delivery, fetched.artifact
     if not delivery.feedback:
-        return _updated(content, fetched, Leftover())[:2]
+        update, key, _, loss = _updated(content, fetched, Leftover())
+        return update, key, loss
     kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
-    update, key, after = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
+    update, key, after, loss = _updated(content, fetched, known.settled(delivery.settled, owed=delivery.owed))
     if after is not known or (delivery.afresh and kept is not None):
         data = after.to_bytes(structure_of(model))
         held.put_beside(delivery.model, model.nbytes, data, delivery.federation)
-    return update, key
+    return update, key, loss
 
 
-def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover]:
-    """Return the payload of an update and its key, None and empty without one, and what is left after it."""
+def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover, Loss]:
+    """Return the payload of an update and its key, None and empty without one, what is left after it and its loss."""
     records = content.array_records
     if len(records) != 1:
-        return None, "", before
+        return None, "", before, Loss()
     key, record = next(iter(records.items()))
     try:
         trained = to_artifact(record, like=fetched.artifact)
-        update, after = _encoded(trained, fetched, before)
+        update, after, loss = _encoded(trained, fetched, before)
     except (ArtifactError, CodecError):
-        return None, "", before
-    return update, key, after
+        return None, "", before, Loss()
+    return update, key, after, loss
 
 
-def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[bytes, Leftover]:
-    """Return the payload of an update, rounded if the server asks for it, and what is left after it."""
+def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[bytes, Leftover, Loss]:
+    """Return the payload of an update, rounded if the server asks for it, what is left after it and its loss."""
     delivery = fetched.delivery
     if not delivery.rounding:
-        return encode(trained, fetched.artifact, delivery.uplink), before
+        return encode(trained, fetched.artifact, delivery.uplink), before, Loss()
     feedback = Feedback.from_json(delivery.feedback) if delivery.feedback else Feedback(decay=0.0)
     sent = send(trained, fetched.artifact, Rounding.from_json(delivery.rounding), feedback, before.residual)
-    return sent.payload, before.sent(sent.artifact.digest, sent.residual)
+    return sent.payload, before.sent(sent.artifact.digest, sent.residual), sent.loss

@@ -12,6 +12,7 @@ from typing import cast
 from flwr.app import ConfigRecord
 
 from flserve_app.errors import DeliveryError
+from flserve_app.text import is_identity, plain
 
 RECORD = "flserve"
 MAX_HELD = 64
@@ -53,6 +54,22 @@ def read_seconds(record: ConfigRecord, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DeliveryError(f"record {RECORD!r}: {key} is a {type(value).__name__}, expected a number")
     return float(min(value, MAX_SECONDS)) if value > 0 else 0.0  # NaN is not
+
+
+def read_share(record: ConfigRecord, key: str) -> float:
+    """Return a share, 0 if it is not there: 0 to 1. Raises DeliveryError."""
+    return min(1.0, read_seconds(record, key))
+
+
+def read_identity(record: ConfigRecord, key: str) -> str:
+    """Return the name of a client. Raises DeliveryError."""
+    value = read_text(record, key)
+    if not is_identity(value):
+        raise DeliveryError(
+            f"answer: identity {plain(value, 80)!r} is not 1 to 128 letters, digits, dots, dashes, underscores, "
+            "a letter or digit first"
+        )
+    return value
 
 
 def read_digest(record: ConfigRecord, key: str) -> str:

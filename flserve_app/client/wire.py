@@ -30,13 +30,15 @@ from flserve_app.client.fields import (
     read_digest,
     read_digests,
     read_flag,
+    read_identity,
     read_integer,
     read_seconds,
+    read_share,
     read_text,
 )
 from flserve_app.client.fields import RECORD as RECORD
 from flserve_app.errors import DeliveryError
-from flserve_app.text import is_identity, plain
+from flserve_app.text import plain
 
 PROTOCOL = 1
 PAYLOAD = "flserve.payload"
@@ -44,6 +46,7 @@ PAYLOAD_STYPE = "flserve.payload"
 START = "start"
 MAX_REASON = 400
 MAX_PAYLOADS = 256
+MAX_HALVINGS = 64
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -113,6 +116,8 @@ class Answer:
         fetch_seconds: Time to decode, verify and install.
         train_seconds: Time the app's handler took.
         encode_seconds: Time to encode the update.
+        lost: Share of the update that rounding left out, in squares; 0 where it is not rounded.
+        halvings: How often its steps were halved, for they were too coarse (`codec.finer`).
     """
 
     status: Status
@@ -128,6 +133,8 @@ class Answer:
     fetch_seconds: float = 0.0
     train_seconds: float = 0.0
     encode_seconds: float = 0.0
+    lost: float = 0.0
+    halvings: int = 0
 
 
 def payload_array(payload: bytes) -> Array:
@@ -211,6 +218,8 @@ def put_answer(content: RecordDict, answer: Answer) -> None:
         "fetch_s": answer.fetch_seconds,
         "train_s": answer.train_seconds,
         "encode_s": answer.encode_seconds,
+        "lost": answer.lost,
+        "halvings": answer.halvings,
     }
     told = {key: value for key, value in record.items() if value not in ("", b"", [], 0.0)}
     _put(content, told, () if answer.payload is None else (answer.payload,))
@@ -232,7 +241,7 @@ def take_answer(content: RecordDict) -> Answer | None:
         raise DeliveryError(f"answer: status is {status!r}, expected 'hello', 'ok' or 'nack'")
     return Answer(
         status=cast(Status, status),
-        identity=_identity(read_text(record, "identity")),
+        identity=read_identity(record, "identity"),
         partitions=read_integer(record, "partitions"),
         held=read_digests(record, "held"),
         capabilities=read_capabilities(record, "takes"),
@@ -244,6 +253,8 @@ def take_answer(content: RecordDict) -> Answer | None:
         fetch_seconds=read_seconds(record, "fetch_s"),
         train_seconds=read_seconds(record, "train_s"),
         encode_seconds=read_seconds(record, "encode_s"),
+        lost=read_share(record, "lost"),
+        halvings=min(MAX_HALVINGS, max(0, read_integer(record, "halvings"))),
     )
 
 
@@ -286,12 +297,3 @@ def _carried(carried: object) -> tuple[tuple[Array, ...], Array | None]:
     if (not keys and start is None) or len(keys) > MAX_PAYLOADS or set(arrays) != set(keys):
         raise DeliveryError(f"record {PAYLOAD!r} is not an ArrayRecord with arrays 'payload', 'payload.1', ...")
     return tuple(arrays[key] for key in keys), start
-
-
-def _identity(value: str) -> str:
-    if not is_identity(value):
-        raise DeliveryError(
-            f"answer: identity {plain(value, 80)!r} is not 1 to 128 letters, digits, dots, dashes, underscores, "
-            "a letter or digit first"
-        )
-    return value

@@ -30,6 +30,7 @@ from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 from flserve_app.strategy.annex import State
 from flserve_app.strategy.federation import Federation
+from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.planner import Planner
 from flserve_app.strategy.remainder import joined, parted
 
@@ -45,6 +46,7 @@ class Publisher:
         run: Id of the run, if there is one.
         serving: What serving a version takes; its seed, if any, is the first version's.
         lossy: How the codec rounds, if it does: then what is published is what everybody can decode.
+        ledger: Where it is noted what rounding lost.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Publisher:
         serving: Serving | None = None,
         *,
         lossy: Lossy | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.model = model
         self.registry = registry
@@ -64,6 +67,7 @@ class Publisher:
         self._run = run
         self._serving = serving
         self._lossy = lossy
+        self._ledger = ledger or Ledger()
         self._residual: Artifact | None = None
         self._payloads = Payloads(self._make, self._read)
         rounded = None if lossy is None else lossy.name
@@ -113,6 +117,7 @@ class Publisher:
             return self._store(artifact, server_round, state, None)
         rounding = self._lossy.at(server_round)
         sent = send(artifact, self.artifact, rounding, self._lossy.feedback, self._residual)
+        self._ledger.rounded("down", sent.loss)
         delta = None if sent.artifact.digest == self.artifact.digest else sent.payload
         before = self.artifact.digest
         version = self._store(sent.artifact, server_round, joined(state, sent.residual), delta)

@@ -52,6 +52,7 @@ from flserve_app.strategy.rounds import Rounds
 from flserve_app.strategy.row_line import log_row
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.state import restore_state, save
+from flserve_app.strategy.statistics import Statistics
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
 
@@ -129,6 +130,7 @@ class VersionedStrategy(Strategy):
         self._inner = Inner(
             self.inner, seed, late, self._leave_out, schedules=schedules, follows=follows, nonfinite=nonfinite
         )
+        self._statistics = Statistics(self.inner, self._private.roles, rounded=follows or self._rounds_up is not None)
         self._trainings, self._evaluations = Attempts("training"), Attempts("evaluation")
         self._late, self._staleness = late, staleness
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
@@ -140,7 +142,7 @@ class VersionedStrategy(Strategy):
         self._wait_seconds = wait_seconds
         self._ledger = Ledger()
         model = settled_name(self.registry, model_name, resume=resume)
-        self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy)
+        self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy, ledger=self._ledger)
         self._rounds = Rounds(self._publisher, self._ledger, observer or log_row)
         self._grid: VersionedGrid | None = None
         self._offset = 0
@@ -245,7 +247,7 @@ class VersionedStrategy(Strategy):
         started = time.perf_counter()
         self._settlements.aggregated(used)
         state = self._private.attached(self._settlements.attached(save(self.inner)))
-        self._publisher.publish(version, number, state)
+        self._publisher.publish(self._statistics.measured(version, used), number, state)
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.record, metrics
 
