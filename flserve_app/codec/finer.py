@@ -27,8 +27,8 @@ from flserve_app.codec.moves import Extent, Moves
 from flserve_app.codec.rounding import Rounded, Rounding, candidates, fill
 
 FEW_BYTES = 4096
-MOST_BEHIND: Mapping[str, float] = MappingProxyType({"grid": 2.0, "topk": 1.0})
-MOST_CATCHING_UP = 2
+MOST_BEHIND = 1.0
+MOST_CATCHING_UP = 6
 MOST_HALVINGS = 16
 
 
@@ -95,7 +95,7 @@ def _too_coarse(
         squares = sum(moves.extents[name].squares for name in names)
         kept = sum(filling.kept.get(name, moves.extents[name].squares) for name in names)
         now = sum(fresh[name].squares for name in names) if all(name in fresh for name in names) else 0.0
-        behind = catching_up and now > 0 and squares - kept > MOST_BEHIND[rounding.kind] ** 2 * now
+        behind = catching_up and now > 0 and squares - kept > MOST_BEHIND**2 * now
         if squares > 0 and (kept < rounding.least * squares or behind):
             yield from names
 

@@ -40,7 +40,7 @@ Scope = Literal["tensor", "model"]
 _KINDS = ("grid", "topk")
 _SCOPES = ("tensor", "model")
 _ROUNDED = ("float32", "float64", "float16", "bfloat16")
-LEAST = 0.05
+LEAST = 0.1
 # Of the settings as JSON, where they are just that.
 _LEFT_OUT = {"dither": None, "fine": False, "scope": "tensor", "least": LEAST}
 _LEAST_SIGMA = 2.0**-60  # squares of less are no normal float32s, which machines treat in different ways

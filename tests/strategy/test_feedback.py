@@ -21,8 +21,8 @@ from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
 ALL = Feedback(decay=1.0, cap=1e9)
-SPARSE = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=ALL)
-COARSE = Lossy(name="grid", multiple=Ramp(6.0, 6.0, 0), feedback=ALL)
+SPARSE = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=ALL, least=0)
+COARSE = Lossy(name="grid", multiple=Ramp(6.0, 6.0, 0), feedback=ALL, least=0)
 FLOATS = ("fc.weight", "fc.bias")
 MODEL = to_artifact(small_arrays())
 SIZE = 4
