@@ -32,15 +32,11 @@ def train(message, context, server_round):
     return Message(RecordDict({"arrays": ArrayRecord(trained), "metrics": metrics}), reply_to=message)
 
 
-def variance(store, inner, rounds=rounds, **options):
-    initial = ArrayRecord(
-        {
-            "w": Array(np.random.RandomState(0).standard_normal((60, 40)).astype("f4")),
-            "bn.running_var": Array(np.ones(30, "f4")),
-        }
-    )
+def variance(store, inner, rounds=2, **options):
+    weights = np.random.RandomState(0).standard_normal((60, 40)).astype("f4")
+    initial = ArrayRecord({"w": Array(weights), "bn.running_var": Array(np.ones(30, "f4"))})
     grid = FleetGrid(app=numpy_app(on_train=train), size=SIZE)
-    run = federate(store, grid=grid, inner=inner, initial=initial, rounds=2, **options)
+    run = federate(store, grid=grid, inner=inner, initial=initial, rounds=rounds, **options)
     return run.registry.load(run.digest)["bn.running_var"]
 
 
