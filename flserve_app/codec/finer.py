@@ -8,6 +8,8 @@ measure. Sparse updates fall behind likewise where changes are spread over many 
 - A model of at most `FEW_BYTES` of weights is not rounded: its messages take more than itself.
 - Of a change (that of a tensor where each has steps of its own, else the model's) at least the share `least` is kept,
   in squares; else its steps are halved (`topk`: twice as many values move), as often as it takes.
+- Steps so made round to nothing what is below `_ZONE` of one. To the nearest, changes that are all about half a step
+  would be sent as a whole one, which the next round takes back: the model swings, for more bytes.
 - What is left out and carried on is at most `MOST_BEHIND` times the norm of the change of this round alone; else the
   same is done, at most `MOST_CATCHING_UP` times: late rounds move little, and have not to pay at once for early ones.
 - Dithered updates are taken as they are: their mean is right.
@@ -30,6 +32,7 @@ FEW_BYTES = 4096
 MOST_BEHIND = 1.0
 MOST_CATCHING_UP = 6
 MOST_HALVINGS = 16
+_ZONE = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,7 @@ def _judged(moves: Moves, rounding: Rounding) -> list[list[str]]:
 def _finer(rounding: Rounding) -> Rounding | None:
     """Return the same in finer steps; None if there are none."""
     if rounding.kind == "grid":
-        return replace(rounding, multiple=rounding.multiple / 2)
+        return replace(rounding, multiple=rounding.multiple / 2, zone=max(rounding.zone, _ZONE))
     return None if rounding.share == 1 else replace(rounding, share=min(1.0, 2 * rounding.share))
 
 

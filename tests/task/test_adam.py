@@ -54,4 +54,4 @@ def test_few_steps_move_all_values_alike(steps):
     moves = torch.cat(
         [(a - b).detach().ravel().abs() for a, b in zip(stepped(made, Adam(made, lr=0.01), steps), start, strict=True)]
     )
-    assert float(moves[moves > 0].max()) <= 0.01 * steps * 1.001
+    assert float(moves[moves > 0].max()) <= 0.01 * steps * 1.01
