@@ -58,6 +58,6 @@ def coarse_text(direction: Direction, losses: list[Loss]) -> str:
         else f"{len(coarse)} of {len(losses)} updates"
     )
     return (
-        f"{_OPTION[direction]} is too coarse for {what}, which would be rounded to nothing or fall behind: rounded up "
-        f"to {times} times finer (topk: so many times the share), for more bytes"
+        f"{_OPTION[direction]} is too coarse for {what}, which would be rounded to nothing or fall behind: it takes "
+        f"steps up to {times} times finer (topk: so many times the share), for more bytes"
     )
