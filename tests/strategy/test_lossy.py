@@ -83,7 +83,7 @@ def test_with_feedback_it_stays_near_the_exact_run_and_without_it_does_not(tmp_p
     near, far = (
         federate(
             tmp_path / str(decay),
-            codec=Lossy(name="topk", share=Ramp(0.25, 0.25, 0), feedback=Feedback(decay=decay, cap=1e6)),
+            codec=Lossy(name="topk", share=Ramp(0.25, 0.25, 0), feedback=Feedback(decay=decay, cap=1e6), least=0),
             rounds=12,
         )
         for decay in (1.0, 0.0)
