@@ -40,6 +40,7 @@ from flserve_app.client.verified import way_of
 from flserve_app.client.wire import Answer, Delivery, payload_array, put_answer
 from flserve_app.codec import encode
 from flserve_app.codec.feedback import Feedback
+from flserve_app.codec.finer import Loss
 from flserve_app.codec.lossy import send
 from flserve_app.codec.rounding import Rounding
 from flserve_app.errors import ArtifactError, CodecError, DigestMismatch, FlserveError
@@ -148,6 +149,8 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             fetch_seconds=fetched.seconds,
             train_seconds=train_seconds,
             encode_seconds=time.perf_counter() - started,
+            lost=update.loss.lost,
+            halvings=update.loss.halvings,
         ),
     )
     if PLAIN in fetched.delivery.allows:
@@ -175,6 +178,7 @@ class _Update:
         kept: What is kept of earlier ones; None for what is no use any more, or nothing.
         before: What is left of those, by what the server says.
         after: What is left with this one.
+        loss: What rounding did to it.
     """
 
     payload: bytes | None
@@ -182,6 +186,7 @@ class _Update:
     kept: Leftover | None
     before: Leftover
     after: Leftover
+    loss: Loss
 
 
 def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
@@ -192,9 +197,9 @@ def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
         kept = held.beside(delivery.model, model.nbytes, delivery.federation)
     known = leftover_of(None if delivery.afresh else kept, model)
     before = known.settled(delivery.settled, owed=delivery.owed) if delivery.feedback else known
-    payload, key, after = _updated(content, fetched, before)
+    payload, key, after, loss = _updated(content, fetched, before)
     stale = delivery.afresh and kept is not None
-    return _Update(payload=payload, key=key, kept=None if stale else known, before=before, after=after)
+    return _Update(payload=payload, key=key, kept=None if stale else known, before=before, after=after, loss=loss)
 
 
 def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -> None:
@@ -204,26 +209,26 @@ def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -
         held.put_beside(delivery.model, model.nbytes, left.to_bytes(structure_of(model)), delivery.federation)
 
 
-def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover]:
-    """Return the payload of an update and its key, None and empty without one, and what is left after it."""
+def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover, Loss]:
+    """Return the payload of an update and its key, None and empty without one, what is left after it and its loss."""
     records = content.array_records
     if len(records) != 1:
-        return None, "", before
+        return None, "", before, Loss()
     key, record = next(iter(records.items()))
     try:
         trained = to_artifact(record, like=fetched.artifact)
-        update, after = _encoded(trained, fetched, before)
+        update, after, loss = _encoded(trained, fetched, before)
     except (ArtifactError, CodecError):
-        return None, "", before
-    return update, key, after
+        return None, "", before, Loss()
+    return update, key, after, loss
 
 
-def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[bytes, Leftover]:
-    """Return the payload of an update, rounded if the server asks for it, and what is left after it."""
+def _encoded(trained: Artifact, fetched: Fetched, before: Leftover) -> tuple[bytes, Leftover, Loss]:
+    """Return the payload of an update, rounded if the server asks for it, what is left after it and its loss."""
     delivery = fetched.delivery
     if not delivery.rounding:
-        return encode(trained, fetched.artifact, delivery.uplink, ties=TIED in delivery.allows), before
+        return encode(trained, fetched.artifact, delivery.uplink, ties=TIED in delivery.allows), before, Loss()
     feedback = Feedback.from_json(delivery.feedback) if delivery.feedback else Feedback(decay=0.0)
     rounding = Rounding.from_json(delivery.rounding)
     sent = send(trained, fetched.artifact, rounding, feedback, before.residual, ties=TIED in delivery.allows)
-    return sent.payload, before.sent(sent.artifact.digest, sent.residual)
+    return sent.payload, before.sent(sent.artifact.digest, sent.residual), sent.loss

@@ -67,6 +67,11 @@ def read_seconds(record: ConfigRecord, key: str) -> float:
     return float(min(value, MAX_SECONDS)) if value > 0 else 0.0  # NaN is not
 
 
+def read_share(record: ConfigRecord, key: str) -> float:
+    """Return a share, 0 if it is not there: 0 to 1. Raises DeliveryError."""
+    return min(1.0, read_seconds(record, key))
+
+
 def read_digest(record: ConfigRecord, key: str) -> str:
     """Return a digest as hex; empty if it is not there or empty. Raises DeliveryError."""
     value = record.get(key, b"")

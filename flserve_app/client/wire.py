@@ -40,6 +40,7 @@ from flserve_app.client.fields import (
     read_identity,
     read_integer,
     read_seconds,
+    read_share,
     read_text,
 )
 from flserve_app.client.fields import RECORD as RECORD
@@ -49,6 +50,7 @@ from flserve_app.text import plain
 PROTOCOL = 1
 MAX_REASON = 400
 _ALWAYS = ("protocol", "action", "model", "version", "arrays", "uplink")
+MAX_HALVINGS = 64
 
 Action = Literal["hello", "deliver"]
 Status = Literal["hello", "ok", "nack"]
@@ -121,6 +123,8 @@ class Answer:
         fetch_seconds: Time to decode, verify and install.
         train_seconds: Time the app's handler took.
         encode_seconds: Time to encode the update.
+        lost: Share of the update that rounding left out, in squares; 0 where it is not rounded.
+        halvings: How often its steps were halved, for they were too coarse (`codec.finer`).
     """
 
     status: Status
@@ -136,6 +140,8 @@ class Answer:
     fetch_seconds: float = 0.0
     train_seconds: float = 0.0
     encode_seconds: float = 0.0
+    lost: float = 0.0
+    halvings: int = 0
 
 
 def put_delivery(content: RecordDict, delivery: Delivery) -> None:
@@ -215,6 +221,8 @@ def put_answer(content: RecordDict, answer: Answer) -> None:
         "fetch_s": answer.fetch_seconds,
         "train_s": answer.train_seconds,
         "encode_s": answer.encode_seconds,
+        "lost": answer.lost,
+        "halvings": answer.halvings,
     }
     told = {key: value for key, value in record.items() if value not in ("", b"", [], 0.0)}
     _put(content, told, () if answer.payload is None else (answer.payload,))
@@ -248,6 +256,8 @@ def take_answer(content: RecordDict) -> Answer | None:
         fetch_seconds=read_seconds(record, "fetch_s"),
         train_seconds=read_seconds(record, "train_s"),
         encode_seconds=read_seconds(record, "encode_s"),
+        lost=read_share(record, "lost"),
+        halvings=min(MAX_HALVINGS, max(0, read_integer(record, "halvings"))),
     )
 
 

@@ -11,13 +11,14 @@ from flserve_app.artifact.roles import NO_ROLES, Roles
 from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.encoder import encode_rounded
 from flserve_app.codec.feedback import Feedback, residual_of, with_residual
+from flserve_app.codec.finer import Loss, round_within
 from flserve_app.codec.ramp import Ramp, ramp_of
-from flserve_app.codec.rounding import Rounded, Rounding, Scope, round_to
+from flserve_app.codec.rounding import LEAST, Rounded, Rounding, Scope
 from flserve_app.errors import CodecError
 
 _ARGUMENTS: Mapping[str, frozenset[str]] = {
-    "grid": frozenset({"multiple", "scope", "zone", "fine", "dither", "decay", "cap"}),
-    "topk": frozenset({"share", "levels", "fine", "decay", "cap"}),
+    "grid": frozenset({"multiple", "scope", "zone", "fine", "dither", "decay", "cap", "least"}),
+    "topk": frozenset({"share", "levels", "fine", "decay", "cap", "least"}),
 }
 
 
@@ -37,6 +38,7 @@ class Lossy:
         dither: Whether `grid` rounds at random, so that the mean is exact: for clients that appear once, of whom
             nothing is carried on.
         roles: What tensors are for, where the user says so: none but weights are rounded.
+        least: Share of a change, in squares, that is kept at least (see `finer`); 0 for steps that are what they are.
 
     Raises:
         CodecError: If a share is above 1, or dither is combined with feedback, with a dead zone, or with another codec
@@ -53,6 +55,7 @@ class Lossy:
     feedback: Feedback = field(default_factory=Feedback)
     dither: bool = False
     roles: Roles = NO_ROLES
+    least: float = LEAST
 
     def __post_init__(self) -> None:
         """Check what dither goes together with, and shares."""
@@ -89,9 +92,12 @@ class Lossy:
                 fine=self.fine,
                 dither=dither if self.dither else None,
                 roles=self.roles,
+                least=self.least,
             )
         share = min(1.0, self.share.at(number))
-        return Rounding(kind="topk", share=share, levels=self.levels, fine=self.fine, roles=self.roles)
+        return Rounding(
+            kind="topk", share=share, levels=self.levels, fine=self.fine, roles=self.roles, least=self.least
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,11 +108,13 @@ class Sent:
         artifact: What its receivers get in its place.
         payload: What takes a holder of the base there.
         residual: What is to be added next time; None if nothing is.
+        loss: What rounding did to the change.
     """
 
     artifact: Artifact
     payload: bytes
     residual: Artifact | None
+    loss: Loss
 
 
 def send(
@@ -129,11 +137,12 @@ def send(
         ties: As of `encode`.
     """
     wanted = with_residual(target, residual)
-    rounded = round_to(wanted, base, rounding, exact=rounding.roles.exact(wanted))
+    rounded, loss = round_within(wanted, base, rounding, exact=rounding.roles.exact(wanted), target=target)
     return Sent(
         artifact=rounded.artifact,
         payload=encode_rounded(rounded, base, rounding.kind, ties=ties),
         residual=residual_of(wanted, rounded.artifact, base, _kept(rounded, feedback), feedback),
+        loss=loss,
     )
 
 
@@ -148,7 +157,8 @@ def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
 
     Args:
         name: Name of the codec.
-        arguments: `multiple`, `scope`, `zone`, `dither` (grid), `share`, `levels` (topk), `fine`, `decay` and `cap`;
+        arguments: `multiple`, `scope`, `zone`, `dither` (grid), `share`, `levels` (topk), `fine`, `decay`, `cap` and
+            `least`;
             `multiple` and `share` are numbers, or `[start, end, rounds]`. With dither, decay is 0 if it is not named.
 
     Raises:
@@ -162,7 +172,7 @@ def lossy_of(name: str, arguments: Mapping[str, Any]) -> Lossy | None:
     if not known:
         return None
     ramps = {key: ramp_of(arguments[key], f"codec {name}: {key}") for key in ("multiple", "share") if key in arguments}
-    rest = {key: arguments[key] for key in ("scope", "zone", "levels", "fine", "dither") if key in arguments}
+    rest = {key: arguments[key] for key in ("scope", "zone", "levels", "fine", "dither", "least") if key in arguments}
     carried = {key: arguments[key] for key in ("decay", "cap") if key in arguments}
     if arguments.get("dither"):
         carried.setdefault("decay", 0.0)

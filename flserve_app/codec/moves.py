@@ -1,23 +1,21 @@
-"""What changes between two artifacts, read block by block over all cores, and the artifact in which it is rounded.
+"""What changes between two artifacts, read block by block over all cores.
 
 Only the tensors that may be rounded are looked at (`rounding` says which). What is summed is summed in float64 by
-block, and over blocks in their order. Besides the new tensors there is in memory a few blocks a thread.
+block, and over blocks in their order. There is in memory a few blocks a thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, isfinite
 from types import MappingProxyType
 
 import numpy as np
 
-from flserve_app.artifact import Artifact, DType, byte_view, dtype_named
-from flserve_app.artifact.digest import FillingDigest, tree_digests
-from flserve_app.artifact.threads import each, gather
-from flserve_app.codec.dither import drawn
-from flserve_app.codec.floats import Floats, floats_of, moved
+from flserve_app.artifact import Artifact, DType, dtype_named
+from flserve_app.artifact.threads import gather
+from flserve_app.codec.floats import Floats, floats_of
 from flserve_app.codec.words import Words, words_of
 
 # Of float32 or float64: smaller ones make threads wait for each other's turns in the interpreter, more often than they
@@ -100,7 +98,7 @@ class Moves:
     def between(cls, target: Artifact, base: Artifact, names: Collection[str]) -> Moves:
         """Return the moves of those among the named tensors whose values and changes are all finite."""
         blocks = list(_blocks(target, base, names))
-        found = gather(Block.extent, blocks, _nbytes(blocks))
+        found = gather(Block.extent, blocks, nbytes_of(blocks))
         by_name: dict[str, list[Extent]] = {name: [] for name in names}
         for block, extent in zip(blocks, found, strict=True):
             by_name[block.name].append(extent)
@@ -133,50 +131,17 @@ class Moves:
     def kept_mean(self, name: str, least: float) -> float:
         """Return the mean magnitude of a tensor's changes of at least `least`; 0 if there are none."""
         blocks = list(_blocks(self.target, self.base, [name]))
-        found = gather(lambda block: block.kept(least), blocks, _nbytes(blocks))
+        found = gather(lambda block: block.kept(least), blocks, nbytes_of(blocks))
         count = sum(count for _, count in found)
         return sum(total for total, _ in found) / count if count else 0.0
 
-    def rounded(
-        self,
-        steps: Mapping[str, float],
-        edges: Mapping[str, float],
-        levels: int,
-        dither: int | None = None,
-        ties: Mapping[str, str] = NO_TIES,
-    ) -> Artifact:
-        """Return the target with the changes of some tensors rounded.
+    def of(self, names: Collection[str]) -> Moves:
+        """Return the moves of some of the tensors."""
+        return replace(self, extents={name: self.extents[name] for name in self.extents if name in names})
 
-        Args:
-            steps: The step of each tensor to be rounded.
-            edges: Least magnitude of a change that is not rounded to nothing, of each of them.
-            levels: Most steps that a value moves.
-            dither: Key of the stream to round at random from, whatever the edges; None to round to the nearest.
-            ties: Names of tensors that draw the same as another one, with that one's.
-        """
-        arrays = {name: self.target[name] for name in self.target}
-        arrays |= {name: np.empty_like(self.target[name]) for name in steps}
-        filling = {name: FillingDigest(byte_view(arrays[name])) for name in steps}
-
-        def fill(block: Block) -> None:
-            step = steps[block.name]
-            out = words_of(arrays[block.name], block.dtype)[block.span]
-            if dither is None:
-                _round(block, step, edges[block.name], levels, out)
-            else:
-                _dithered(block, ties.get(block.name, block.name), step, levels, dither, out)
-            size = out.itemsize
-            filling[block.name].filled(block.span.start * size, block.span.stop * size)
-
-        blocks = list(_blocks(self.target, self.base, steps))
-        each(fill, blocks, _nbytes(blocks))
-        for name in steps:
-            arrays[name].flags.writeable = False
-        exact = [name for name in arrays if name not in steps]
-        digests = dict(zip(exact, tree_digests([byte_view(arrays[name]) for name in exact]), strict=True))
-        digests |= {name: digest.value() for name, digest in filling.items()}
-        dtypes = {name: spec.dtype for name, spec in self.target.specs.items()}
-        return Artifact.hashed(arrays, [digests[name] for name in arrays], dtypes=dtypes)
+    def blocks(self, names: Collection[str]) -> list[Block]:
+        """Return the named tensors in blocks, in their order."""
+        return list(_blocks(self.target, self.base, names))
 
 
 def _blocks(target: Artifact, base: Artifact, names: Collection[str]) -> Iterator[Block]:
@@ -189,7 +154,8 @@ def _blocks(target: Artifact, base: Artifact, names: Collection[str]) -> Iterato
             yield Block(name, dtype, span, new[span], old[span])
 
 
-def _nbytes(blocks: Sequence[Block]) -> int:
+def nbytes_of(blocks: Sequence[Block]) -> int:
+    """Return how many bytes of the target blocks are of."""
     return sum(block.target.nbytes for block in blocks)
 
 
@@ -212,26 +178,3 @@ def _stride(stride: int, row: int) -> int:
     while gcd(stride, row) > 1 and row > 1:
         stride += 1
     return stride
-
-
-def _round(block: Block, step: float, edge: float, levels: int, out: Words) -> None:
-    """Fill `out` with the base's words, moved where the change is at least `edge`."""
-    changes = block.changes()
-    np.copyto(out, block.base)
-    # The edge is compared in the changes' own precision, in which no change lies between it and its rounding.
-    places = np.flatnonzero(np.abs(changes) >= changes.dtype.type(edge))
-    if places.size:
-        some = changes[places].astype(np.float64)
-        sizes = np.clip(np.rint(np.abs(some) / step), 1, levels)
-        out[places] = moved(block.base[places], np.copysign(sizes, some).astype(np.int64), step, block.dtype)
-
-
-def _dithered(block: Block, name: str, step: float, levels: int, key: int, out: Words) -> None:
-    """Fill `out` with the base's words, moved by the change in steps, rounded up as often as it is above a step."""
-    np.copyto(out, block.base)
-    counts = block.changes().astype(np.float64) / step
-    counts += drawn(key, name, block.span.start, counts.size)
-    counts = np.clip(np.floor(counts, out=counts), -levels, levels)
-    places = np.flatnonzero(counts)
-    if places.size:
-        out[places] = moved(block.base[places], counts[places].astype(np.int64), step, block.dtype)

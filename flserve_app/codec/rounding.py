@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import NO_ROLES, Roles
+from flserve_app.codec.filling import Filling
 from flserve_app.codec.moves import Moves
 from flserve_app.codec.step import MOST_STEPS, most_steps, step_near
 from flserve_app.codec.ties import rounded_alike
@@ -41,7 +42,9 @@ Scope = Literal["tensor", "model"]
 _KINDS = ("grid", "topk")
 _SCOPES = ("tensor", "model")
 _ROUNDED = ("float32", "float64", "float16", "bfloat16")
-_LEFT_OUT = {"dither": None, "fine": False, "scope": "tensor"}  # of the settings as JSON, where they are just that
+LEAST = 0.1
+# Of the settings as JSON, where they are just that.
+_LEFT_OUT = {"dither": None, "fine": False, "scope": "tensor", "least": LEAST}
 _LEAST_SIGMA = 2.0**-60  # squares of less are no normal float32s, which machines treat in different ways
 _STEP_OF_THRESHOLD = 1.4
 _SAMPLE = 1 << 21  # changes from which the threshold is taken; all of them in models that have fewer
@@ -62,6 +65,8 @@ class Rounding:
         exact_bytes: Tensors of at most so many bytes are taken exactly.
         dither: Key, below 2**64, of the stream that `grid` draws from to round at random; None to round to the nearest.
         roles: What tensors are for, where the user says so; `lossy.send` takes all but weights exactly.
+        least: Share of the squares of a change that is kept at least, by finer steps where they are too coarse for it
+            (`finer`); 0 for steps that are what they are. For `lossy.send` as well.
 
     Raises:
         CodecError: If a value is out of bounds.
@@ -77,6 +82,7 @@ class Rounding:
     exact_bytes: int = 32
     dither: int | None = None
     roles: Roles = NO_ROLES
+    least: float = LEAST
 
     def __post_init__(self) -> None:
         """Check all bounds."""
@@ -88,6 +94,7 @@ class Rounding:
             "share": (0 < self.share <= 1, "a number above 0, at most 1"),
             "levels": (1 <= self.levels <= most_levels, f"1 to {most_levels}"),
             "exact_bytes": (self.exact_bytes >= 0, "0 or more"),
+            "least": (0 <= self.least < 1, "0 to below 1"),
             "dither": (
                 self.dither is None or (self.kind == "grid" and 0 <= self.dither < 1 << 64),
                 "none, or for grid a key below 2**64",
@@ -150,12 +157,20 @@ def round_to(target: Artifact, base: Artifact, rounding: Rounding, *, exact: Col
         rounding: How to round.
         exact: Names of tensors to be taken exactly (statistics, for instance).
     """
-    moves = Moves.between(target, base, _candidates(target, base, exact, rounding.exact_bytes))
+    moves = Moves.between(target, base, candidates(target, base, exact, rounding.exact_bytes))
+    filling = Filling(moves)
+    steps = fill(filling, moves, rounding)
+    return Rounded(artifact=filling.artifact(), steps=MappingProxyType(steps))
+
+
+def fill(filling: Filling, moves: Moves, rounding: Rounding) -> dict[str, float]:
+    """Round those of a filling's tensors that the moves are of; return the steps of those that can be rounded."""
     steps, edges = (_to_grid if rounding.kind == "grid" else _to_top)(moves, rounding)
     levels = MOST_STEPS - 1 if rounding.kind == "grid" else rounding.levels
-    steps, ties = rounded_alike(target, base, steps)
-    published = moves.rounded(steps, edges, levels, rounding.dither, ties)
-    return Rounded(artifact=published, steps=MappingProxyType(steps))
+    steps, ties = rounded_alike(moves.target, moves.base, steps)
+    filling.fill(steps, edges, levels, rounding.dither, ties)
+    filling.drop([name for name in moves.extents if name not in steps])
+    return steps
 
 
 def _to_grid(moves: Moves, rounding: Rounding) -> tuple[dict[str, float], dict[str, float]]:
@@ -178,7 +193,7 @@ def _to_top(moves: Moves, rounding: Rounding) -> tuple[dict[str, float], dict[st
     return steps, dict.fromkeys(steps, least)
 
 
-def _candidates(target: Artifact, base: Artifact, exact: Collection[str], exact_bytes: int) -> list[str]:
+def candidates(target: Artifact, base: Artifact, exact: Collection[str], exact_bytes: int) -> list[str]:
     """Return the names of the tensors that may be rounded, as far as their specs tell."""
     return [
         name

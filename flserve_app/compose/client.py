@@ -59,6 +59,7 @@ class TaskClient(VersionedClient):
             momentum=settings.momentum,
             seed=seed,
             proximal=_proximal(settings, config),
+            optimizer=settings.optimizer,
         )
         trained = to_arrays(module)
         return [trained[name] for name in names], len(examples), {"train_loss": measured["train_loss"]}

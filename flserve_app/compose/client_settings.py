@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, cast
 
 from flserve_app.compose.model import Model
+from flserve_app.config.schema import OPTIMIZERS
 from flserve_app.errors import ConfigError
 from flserve_app.task import HubSource, TaskSpec
 from flserve_app.text import plain
@@ -38,6 +39,7 @@ class ClientSettings:
         lr: Learning rate.
         momentum: SGD momentum.
         proximal: mu of FedProx's proximal term.
+        optimizer: `sgd` or `adam`.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -50,6 +52,7 @@ class ClientSettings:
     lr: float
     momentum: float
     proximal: float = 0.0
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -58,14 +61,17 @@ class ClientSettings:
         _check("lr", self.lr, 0 < self.lr < math.inf, "a finite number above 0")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "0 to below 1")
         _check("proximal", self.proximal, 0 <= self.proximal < math.inf, "a finite number of 0 or more")
+        _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of: {', '.join(OPTIMIZERS)}")
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
-        told = {
+        told: dict[str, Any] = {
             "task": asdict(self.spec),
             "model": asdict(self.model),
             "train": [self.epochs, self.batch_size, self.lr, self.momentum, self.proximal],
         }
+        if self.optimizer != OPTIMIZERS[0]:  # a client of an older release is told what it always was
+            told["optimizer"] = self.optimizer
         return json.dumps(told, separators=(",", ":"))
 
 
@@ -92,6 +98,7 @@ def read_settings(config: Mapping[str, object]) -> ClientSettings:
             lr=_value("lr", lr, "float"),
             momentum=_value("momentum", momentum, "float"),
             proximal=_value("proximal", proximal, "float"),
+            optimizer=_value("optimizer", found.get("optimizer", OPTIMIZERS[0]), "str"),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ConfigError(f"the server's {KEY!r} is malformed: {plain(error)}") from error
@@ -119,6 +126,6 @@ def _value(name: str, value: Any, stated: str) -> Any:
     return float(value) if stated == "float" else value
 
 
-def _check(name: str, value: float, holds: bool, expected: str) -> None:
+def _check(name: str, value: float | str, holds: bool, expected: str) -> None:
     if not holds:
         raise ConfigError(f"the job's {name} is {plain(value)}, expected {expected}")

@@ -172,6 +172,7 @@ class _Job:
             lr=app.train.lr,
             momentum=app.train.momentum,
             proximal=app.train.proximal,
+            optimizer=app.train.optimizer,
         )
         self._strategy = VersionedStrategy(
             inner_strategy(app.strategy, clients),

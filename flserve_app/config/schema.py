@@ -18,6 +18,7 @@ from flserve_app.text import is_plain, plain
 MAX_ROUNDS = 1_000_000
 MOST_PATH_CHARACTERS = 4096
 ENGINES = ("simulation", "inprocess")
+OPTIMIZERS = ("sgd", "adam")
 LATE_RULES = ("drop", "rebase")
 NONFINITE_RULES = ("keep", "leave_out")
 DP_KINDS = ("none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive", "local")
@@ -70,6 +71,7 @@ class TrainConfig:
         lr: Learning rate.
         momentum: SGD momentum.
         proximal: mu of FedProx's proximal term; a strategy that sends its own overrules it.
+        optimizer: `sgd`, or `adam`, which starts afresh in each round and has no use for `momentum`.
     """
 
     epochs: int = 3
@@ -77,6 +79,7 @@ class TrainConfig:
     lr: float = 0.05
     momentum: float = 0.9
     proximal: float = 0.0
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -86,6 +89,8 @@ class TrainConfig:
         if not 0.0 <= self.momentum < 1.0:
             raise ConfigError(f"train.momentum is {self.momentum}, expected a value from 0 to below 1")
         _not_negative("train.proximal", self.proximal)
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"train.optimizer is {self.optimizer!r}, expected one of: {', '.join(OPTIMIZERS)}")
 
 
 @dataclass

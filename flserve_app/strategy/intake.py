@@ -25,6 +25,7 @@ from flserve_app.client.records import to_record
 from flserve_app.client.tensor_array import serialised_bytes
 from flserve_app.client.wire import PAYLOAD, RECORD, Answer, take_answer
 from flserve_app.codec import decode
+from flserve_app.codec.finer import Loss
 from flserve_app.errors import DeliveryError, ReplyLost, WrongBase
 from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.message_size import message_bytes
@@ -86,6 +87,7 @@ class Intake:
         else:
             self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
             trained = self._decode(answer, parcel)
+            self._ledger.rounded("up", Loss(lost=answer.lost, halvings=answer.halvings))
             record = to_record(trained)
             self._settlements.took(reply, parcel.identity, trained.digest)
             self._ledger.sent("up", payload=0, message=0, full=whole_of(record, trained).nbytes)

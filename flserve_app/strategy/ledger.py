@@ -11,9 +11,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
-Direction = Literal["down", "up"]
+from flserve_app.codec.finer import Loss
+from flserve_app.strategy.coarse import Coarse, Direction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,9 @@ class RoundRow:
         update_seconds: The longest time a client took to encode its update.
         wait_seconds: Time the server waited for replies.
         seconds: Wall time of the round.
+        lost_down: Share of the change that rounding left out of the version, in squares; feedback sends it later.
+        lost_up: The same of the updates, the most of any.
+        coarse: Where rounding as it was asked for was too coarse, and how much finer it was done; empty for nowhere.
     """
 
     round: int
@@ -77,6 +81,9 @@ class RoundRow:
     late: int = 0
     dropped_late: int = 0
     skipped: str = ""
+    lost_down: float = 0.0
+    lost_up: float = 0.0
+    coarse: str = ""
 
 
 @final
@@ -96,6 +103,7 @@ class Ledger:
         self._late: Counter[str] = Counter()
         self._longest: defaultdict[str, float] = defaultdict(float)
         self._began = clock()
+        self._coarse = Coarse()
 
     def sent(self, direction: Direction, *, payload: int, message: int, full: int) -> None:
         """Count one message's bytes."""
@@ -114,6 +122,10 @@ class Ledger:
     def failed(self) -> None:
         """Count one message without a usable reply."""
         self._failures += 1
+
+    def rounded(self, direction: Direction, loss: Loss) -> None:
+        """Note what rounding did to a version (`down`), or to an update as its client says (`up`)."""
+        self._coarse.note(direction, loss)
 
     def late(self, *, used: bool) -> None:
         """Count one reply to an earlier round."""
@@ -137,6 +149,7 @@ class Ledger:
             "failures": self._failures,
             **self._late,
             **self._longest,
+            **self._coarse.take(),
         }
         self._clear()
         return counts

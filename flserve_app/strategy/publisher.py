@@ -20,19 +20,19 @@ from flwr.app import ArrayRecord
 from flserve_app.artifact import Artifact
 from flserve_app.client.recipe import Recipe, recipe_of
 from flserve_app.client.records import to_record
-from flserve_app.codec import encode, encode_composed, inspect
-from flserve_app.codec.codecs import codec_named
 from flserve_app.codec.lossy import Lossy, send
-from flserve_app.delivery import CacheInfo, Payloads, Plan, Step, whole
-from flserve_app.errors import CorruptBlob, FlserveError, NotFound
-from flserve_app.fleet import BASIC, RECIPE, TIED
+from flserve_app.delivery import CacheInfo, Plan, Step, whole
+from flserve_app.errors import FlserveError, NotFound
+from flserve_app.fleet import BASIC, RECIPE
 from flserve_app.registry import Registry
 from flserve_app.store import Serving, Version
 from flserve_app.strategy.annex import State
 from flserve_app.strategy.federation import Federation
 from flserve_app.strategy.in_place import Artifacts
+from flserve_app.strategy.ledger import Ledger
 from flserve_app.strategy.planner import Planner
 from flserve_app.strategy.remainder import joined, parted
+from flserve_app.strategy.step_payloads import StepPayloads
 
 
 @final
@@ -46,6 +46,7 @@ class Publisher:
         run: Id of the run, if there is one.
         serving: What serving a version takes; its seed, if any, is the first version's.
         lossy: How the codec rounds, if it does: then what is published is what everybody can decode.
+        ledger: Where it is noted what rounding lost.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Publisher:
         serving: Serving | None = None,
         *,
         lossy: Lossy | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.model = model
         self.registry = registry
@@ -65,11 +67,11 @@ class Publisher:
         self.run = run
         self._serving = serving
         self._lossy = lossy
+        self._ledger = ledger or Ledger()
         self._residual: Artifact | None = None
-        self._payloads = Payloads(self._make, self._read)
-        self._untied = Payloads(lambda step: self._make(step, ties=False))
+        self._payloads = StepPayloads(registry, self.base)
         rounded = None if lossy is None else lossy.name
-        self._planner = Planner(registry, self._payloads, codec, self._readable, rounded)
+        self._planner = Planner(registry, self._payloads.tied, codec, self._readable, rounded)
         self._recipe: Recipe | None = None
         self._artifacts = Artifacts()
         self._numbers: dict[str, int] = {}
@@ -120,12 +122,13 @@ class Publisher:
             return self._store(artifact, server_round, state, None)
         rounding = self._lossy.at(server_round)
         sent = send(artifact, self.artifact, rounding, self._lossy.feedback, self._residual)
+        self._ledger.rounded("down", sent.loss)
         delta = None if sent.artifact.digest == self.artifact.digest else sent.payload
         before = self.artifact.digest
         version = self._store(sent.artifact, server_round, joined(state, sent.residual), delta)
         self._residual = sent.residual
         if delta is not None:
-            self._payloads.put(Step(before, sent.artifact.digest, rounding.kind), delta)
+            self._payloads.tied.put(Step(before, sent.artifact.digest, rounding.kind), delta)
         return version
 
     def recall(self, found: State | None, version: str) -> State | None:
@@ -222,7 +225,7 @@ class Publisher:
     def whole(self, target: str, takes: frozenset[str] = BASIC) -> tuple[Plan, dict[Step, bytes]]:
         """Return the plan that needs nothing, and its payload. Raises FlserveError."""
         found = whole(target, self.codec)
-        return found, {step: self._payload(step, takes) for step in found.steps}
+        return found, {step: self._payloads.get(step, takes) for step in found.steps}
 
     def base(self, digest: str) -> Artifact:
         """Return an artifact that was delivered.
@@ -243,13 +246,7 @@ class Publisher:
 
     def cache_info(self) -> CacheInfo:
         """Return the counters of the payload cache."""
-        return self._payloads.info()
-
-    def _payload(self, step: Step, takes: frozenset[str]) -> bytes:
-        """Return a payload in a form that a client can read: those of earlier releases know no ties."""
-        payload = self._payloads.get(step)
-        tied = TIED not in takes and any(tensor.op == TIED for tensor in inspect(payload).tensors)
-        return self._untied.get(step) if tied else payload
+        return self._payloads.tied.info()
 
     def _fetched(self, found: Plan, takes: frozenset[str]) -> dict[Step, bytes] | None:
         """Return a plan's payloads; None if one is lost, which is then not planned with again."""
@@ -258,7 +255,7 @@ class Publisher:
             if step.codec == RECIPE:
                 continue
             try:
-                payloads[step] = self._payload(step, takes)
+                payloads[step] = self._payloads.get(step, takes)
             except FlserveError as error:
                 if found.kind == "full":
                     raise
@@ -287,21 +284,3 @@ class Publisher:
             return bool(self.registry.chain(digest))
         except NotFound:
             return False
-
-    def _read(self, step: Step) -> bytes | None:
-        try:
-            return self.registry.payload(step.target, step.base, step.codec)
-        except CorruptBlob:
-            return None
-
-    def _make(self, step: Step, *, ties: bool = True) -> bytes:
-        target = self.base(step.target)
-        if step.base is None:
-            return encode(target, None, step.codec, ties=ties)
-        base = self.base(step.base)
-        # Under a codec that rounds, `encode` would lead to a third artifact.
-        return (
-            encode(target, base, step.codec, ties=ties)
-            if codec_named(step.codec).exact
-            else encode_composed(target, base, step.codec, ties=ties)
-        )

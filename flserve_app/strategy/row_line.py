@@ -19,7 +19,7 @@ def round_line(row: RoundRow) -> str:
         f"round {row.round:>3}  v{row.version} {row.digest[:12]}  {_measured(row)}  "
         f"down {readable_bytes(row.bytes_down)} ({share(row.bytes_down, row.bytes_down_full)} of full)  "
         f"up {readable_bytes(row.bytes_up)} ({share(row.bytes_up, row.bytes_up_full)})  "
-        f"sent {plans}  {row.seconds:.2f} s"
+        f"sent {plans}  {row.seconds:.2f} s{'  finer steps' if row.coarse else ''}"
     )
 
 

@@ -59,6 +59,7 @@ from flserve_app.strategy.row_line import log_row
 from flserve_app.strategy.savings import closing
 from flserve_app.strategy.settlements import Settlements
 from flserve_app.strategy.starts import Starts
+from flserve_app.strategy.statistics import Statistics
 from flserve_app.strategy.transparent import Transparent
 
 NO_PATTERNS: Mapping[str, str] = MappingProxyType({})
@@ -130,8 +131,10 @@ class VersionedStrategy(Transparent):
         lossy, self._codec = settled(codec, self._private.roles)
         self._rounds_up, self._uplink = settled(uplink, self._private.roles)
         self._settlements = Settlements(active=self._rounds_up is not None and self._rounds_up.feedback.decay > 0)
-        options: dict[str, Any] = {"schedules": schedules, "follows": lossy is not None, "nonfinite": nonfinite}
+        follows = lossy is not None
+        options: dict[str, Any] = {"schedules": schedules, "follows": follows, "nonfinite": nonfinite}
         self._inner = Inner(self.inner, seed, late, self._leave_out, **options)
+        self._statistics = Statistics(self.inner, self._private.roles, rounded=follows or self._rounds_up is not None)
         self._trainings, self._evaluations = Attempts("training"), Attempts("evaluation")
         check_lossy(self._inner.traits, uplink=self._rounds_up, codec=lossy)
         check_private(self._inner.traits, self._private.roles)
@@ -139,7 +142,7 @@ class VersionedStrategy(Transparent):
         self._num_clients, self._wait_seconds = num_clients, wait_seconds
         self._ledger = Ledger()
         model = settled_name(self.registry, model_name, resume=resume)
-        self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy)
+        self._publisher = Publisher(self.registry, model, self._codec, run, serving, lossy=lossy, ledger=self._ledger)
         parts: dict[str, Any] = {"private": self._private, "settlements": self._settlements}
         self._history = History(self.registry, self._publisher, self.inner, resume=resume, **parts)
         self._rounds = Rounds(self._publisher, self._ledger, observer or log_row)
@@ -247,7 +250,7 @@ class VersionedStrategy(Transparent):
             return None, metrics
         started = time.perf_counter()
         self._settlements.aggregated(used)
-        self._publish(version)
+        self._publish(self._statistics.measured(version, used))
         self._ledger.spent("publish", time.perf_counter() - started)
         return self._publisher.go_on_in(self._inner.made), metrics
 

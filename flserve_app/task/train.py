@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from flserve_app.errors import TaskError
+from flserve_app.task.adam import Adam
 from flserve_app.task.dataset import Examples, Inputs
 from flserve_app.task.seeds import derived_seed, stream
 from flserve_app.task.sgd import Sgd
@@ -35,8 +36,9 @@ def train(
     momentum: float = 0.0,
     seed: int,
     proximal: float = 0.0,
+    optimizer: str = "sgd",
 ) -> dict[str, float]:
-    """Train a module in place: cross entropy, SGD, rows in a new order each epoch.
+    """Train a module in place: cross entropy, SGD or Adam, rows in a new order each epoch.
 
     Args:
         module: Takes inputs of shape (batch, *input_shape) to logits of shape (batch, classes).
@@ -47,6 +49,7 @@ def train(
         momentum: Share of the last step's direction that is kept.
         seed: Decides the order of the rows and what dropout drops.
         proximal: mu of FedProx, which holds the parameters near where they start; see `Sgd`.
+        optimizer: `sgd`, or `adam`, for which `momentum` is not used.
 
     Returns:
         `train_loss`, the mean cross entropy over the last epoch as it was trained, and `seconds`.
@@ -58,7 +61,11 @@ def train(
         raise TaskError(f"cannot train {epochs} epochs on {len(examples)} examples in batches of {batch_size}")
     started = time.perf_counter()
     inputs, labels = torch.tensor(examples.inputs), torch.tensor(examples.labels)
-    optimizer = Sgd(module, lr=lr, momentum=momentum, proximal=proximal)
+    steps = (
+        Adam(module, lr=lr, proximal=proximal)
+        if optimizer == "adam"
+        else Sgd(module, lr=lr, momentum=momentum, proximal=proximal)
+    )
     module.zero_grad(set_to_none=True)
     order = stream(seed, "order")
     with _mode(module, training=True), torch.random.fork_rng(devices=[]):
@@ -69,7 +76,7 @@ def train(
             for rows in torch.split(rows_of_epoch, batch_size):
                 loss = functional.cross_entropy(module(inputs[rows]), labels[rows])
                 torch.autograd.backward(loss)
-                optimizer.step()
+                steps.step()
                 loss_sum += loss.item() * len(rows)
     return {"train_loss": loss_sum / len(examples), "seconds": time.perf_counter() - started}
 

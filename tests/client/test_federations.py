@@ -167,7 +167,7 @@ def test_private_tensors_of_releases_before_are_found(node, tmp_path):
 
 def test_residuals_stay_with_their_federation(node):
     """What rounding left out of an update to one server does not go to another with the next."""
-    settings = {"rounding": '{"kind":"topk","share":0.01}', "feedback": '{"decay":1.0}'}
+    settings = {"rounding": '{"kind":"topk","share":0.01,"least":0}', "feedback": '{"decay":1.0}'}
     hospital = {"federation": FEDERATION["hospital"], "target": SHARED.digest, "private": LAYOUT.key}
     node.moves = 0.5
     first = node.told(**hospital, **settings)

@@ -140,6 +140,6 @@ def test_of_bfloat16_nothing_is_kept(kind):
     base, target = (
         Artifact({"h": words[n], "w": words[n].astype("f4")}, dtypes={"h": "bfloat16"}) for n in ("old", "new")
     )
-    sent = send(target, base, Rounding(kind=kind, share=0.2), ALL, None)
+    sent = send(target, base, Rounding(kind=kind, share=0.2, least=0), ALL, None)
     assert set(sent.residual) == {"w"}
     assert not np.array_equal(sent.artifact["h"], target["h"])

@@ -37,6 +37,16 @@ def changed(**train):
     return {KEY: json.dumps(plain), "server-round": 1}
 
 
+def test_an_optimizer_is_told_only_if_it_is_not_what_older_clients_use():
+    told = json.loads(settings().to_json())
+    assert "optimizer" not in told
+    assert read_settings({KEY: json.dumps(told)}).optimizer == "sgd"
+    assert read_settings({KEY: settings(optimizer="adam").to_json()}).optimizer == "adam"
+    for wrong in ("lbfgs", 1, None, ["adam"]):
+        with pytest.raises(ConfigError, match="optimizer"):
+            read_settings({KEY: json.dumps({**told, "optimizer": wrong})})
+
+
 NUMBERS = [-1, 0, 1e308, -0.5, True, "1", None, [1], {}, float("nan"), float("inf"), float("-inf"), 10**400]
 
 

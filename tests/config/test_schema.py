@@ -21,6 +21,7 @@ from flserve_app.errors import ConfigError
         (TrainConfig, {"batch_size": 0}, "train.batch_size is 0, expected at least 1"),
         (TrainConfig, {"lr": math.nan}, "train.lr is nan, expected a number above 0"),
         (TrainConfig, {"lr": -1.0}, "train.lr is -1.0, expected a number above 0"),
+        (TrainConfig, {"optimizer": "lbfgs"}, "train.optimizer is 'lbfgs', expected one of: sgd, adam"),
         (TrainConfig, {"momentum": 1.0}, "train.momentum is 1.0, expected a value from 0 to below 1"),
         (TrainConfig, {"momentum": math.nan}, "train.momentum is nan, expected a value from 0 to below 1"),
         (StrategyConfig, {"clients_per_round": 0}, "strategy.clients_per_round is 0, expected at least 1"),

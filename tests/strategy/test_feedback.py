@@ -21,8 +21,8 @@ from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
 ALL = Feedback(decay=1.0, cap=1e9)
-SPARSE = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=ALL)
-COARSE = Lossy(name="grid", multiple=Ramp(6.0, 6.0, 0), feedback=ALL)
+SPARSE = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=ALL, least=0)
+COARSE = Lossy(name="grid", multiple=Ramp(6.0, 6.0, 0), feedback=ALL, least=0)
 FLOATS = ("fc.weight", "fc.bias")
 MODEL = to_artifact(small_arrays())
 SIZE = 4
@@ -329,7 +329,7 @@ def test_without_feedback_clients_are_told_nothing_and_keep_nothing(tmp_path):
 
     books = Books()
     grid = fleet(books, node_config=cached(tmp_path / "cache"), down=[note])
-    plain = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=Feedback(decay=0))
+    plain = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=Feedback(decay=0), least=0)
     federate(tmp_path / "s", grid=grid, inner=books.strategy(SIZE, SIZE), uplink=plain, rounds=3)
     assert not set().union(*told) & {"feedback", "settled", "owed", "afresh"}
     assert not list((tmp_path / "cache").rglob("*.leftover"))
@@ -343,5 +343,5 @@ def test_a_dithered_run_repeats_and_depends_on_the_seed(tmp_path):
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert one == other != third
-    plain = Lossy(name="grid", feedback=Feedback(decay=0))
+    plain = Lossy(name="grid", feedback=Feedback(decay=0), least=0)
     assert federate(tmp_path / "d", uplink=plain, rounds=2, seed=1).digest != one

@@ -18,10 +18,11 @@ from tests.apps import numpy_app
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
+# Of models as small as these nothing would be rounded; what makes steps finer is tested in `test_coarse`.
 CODECS = {
-    "grid": Lossy(name="grid"),
-    "topk": Lossy(name="topk", share=Ramp(0.2, 0.05, 4)),
-    "no feedback": Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=Feedback(decay=0)),
+    "grid": Lossy(name="grid", least=0),
+    "topk": Lossy(name="topk", share=Ramp(0.2, 0.05, 4), least=0),
+    "no feedback": Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=Feedback(decay=0), least=0),
 }
 
 
@@ -82,7 +83,7 @@ def test_with_feedback_it_stays_near_the_exact_run_and_without_it_does_not(tmp_p
     near, far = (
         federate(
             tmp_path / str(decay),
-            codec=Lossy(name="topk", share=Ramp(0.25, 0.25, 0), feedback=Feedback(decay=decay, cap=1e6)),
+            codec=Lossy(name="topk", share=Ramp(0.25, 0.25, 0), feedback=Feedback(decay=decay, cap=1e6), least=0),
             rounds=12,
         )
         for decay in (1.0, 0.0)
@@ -154,7 +155,7 @@ def test_updates_are_rounded_as_the_server_says(tmp_path, uplink):
 
 
 def test_fine_steps_reach_everybody_both_ways(tmp_path):
-    fine = lossy_of("grid", {"scope": "model", "fine": True, "multiple": 1.3})
+    fine = lossy_of("grid", {"scope": "model", "fine": True, "multiple": 1.3, "least": 0})
     run = federate(tmp_path / "s", codec=fine, uplink=fine, inner=fedavg(4, 2), rounds=4)
     assert run.total("failures") == 0
     versions = [run.registry.load(version) for version in run.registry.versions("model")]

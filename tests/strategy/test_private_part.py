@@ -23,8 +23,8 @@ from tests.strategy.runs import fedavg, federate
 CODECS = {
     "full": "full",
     "lossless": "lossless",
-    "grid": lossy_of("grid", {"multiple": 4.0}),
-    "topk": lossy_of("topk", {"share": 0.1}),
+    "grid": lossy_of("grid", {"multiple": 4.0, "least": 0}),
+    "topk": lossy_of("topk", {"share": 0.1, "least": 0}),
 }
 
 

@@ -61,7 +61,7 @@ def test_no_round_left_is_said(tmp_path, caplog):
 
 
 def test_what_clients_lost_is_counted_and_said(tmp_path, caplog):
-    settings = {"uplink": lossy_of("topk", {"share": 0.1})}
+    settings = {"uplink": lossy_of("topk", {"share": 0.1, "least": 0})}
     personal(tmp_path / "s", rounds=2, **settings)
     personal(tmp_path / "s", rounds=3, resume=True, **settings)
     assert " lost " not in caplog.text

@@ -259,14 +259,14 @@ def test_no_client_took_longer_than_the_round(tmp_path, seconds):
 def test_a_client_that_cannot_take_what_it_says_it_can_costs_itself(tmp_path, takes):
     lie = saying(1, lambda record: record["status"] == "hello", takes=takes)
     grid = FleetGrid(app=app_of(lie), size=3)
-    run = federate(tmp_path / "s", grid=grid, codec=lossy_of("topk", {"share": 0.1}), rounds=3)
+    run = federate(tmp_path / "s", grid=grid, codec=lossy_of("topk", {"share": 0.1, "least": 0}), rounds=3)
     assert run.rows[-1].version == 3
     assert run.rows[-1].clients >= 2
 
 
 def test_what_a_client_is_told_of_its_updates_is_not_told_to_who_says_to_be_it(tmp_path):
     """An impostor that answers under the other's name would have it taken for told, and the other carry it twice."""
-    rounded = lossy_of("topk", {"share": 0.2})
+    rounded = lossy_of("topk", {"share": 0.2, "least": 0})
     told = []
 
     def note(message):
