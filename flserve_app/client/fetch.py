@@ -118,8 +118,8 @@ def with_arrays(content: RecordDict, fetched: Fetched) -> RecordDict:
 def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train_seconds: float) -> Message:
     """Replace the ArrayRecord of an app's reply by an update relative to the fetched version.
 
-    A reply without exactly one ArrayRecord, or with arrays no artifact can hold, keeps them as they are; private
-    tensors stay here in any case.
+    Of several ArrayRecords that is the one whose key the model had; the others are the app's own. A reply without it,
+    or with arrays no artifact can hold, keeps them as they are; private tensors stay here in any case.
 
     Raises:
         ArtifactError: If a private tensor came back malformed.
@@ -133,6 +133,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
             held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
     update = _update(content, fetched, held)
+    place = _place(content, update)
     if update.payload is not None:
         del content[update.key]
     put_answer(
@@ -146,6 +147,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
             base=fetched.delivery.target,
             arrays=update.key,
             payload=None if update.payload is None else payload_array(update.payload),
+            place=place,
             fetch_seconds=fetched.seconds,
             train_seconds=train_seconds,
             encode_seconds=time.perf_counter() - started,
@@ -202,6 +204,12 @@ def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
     return _Update(payload=payload, key=key, kept=None if stale else known, before=before, after=after, loss=loss)
 
 
+def _place(content: RecordDict, update: _Update) -> int:
+    """Return the place of what an update replaces, if there are others whose order may tell something; else 0."""
+    several = update.payload is not None and len(content.array_records) > 1
+    return list(content).index(update.key) if several else 0
+
+
 def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -> None:
     """Keep what is left of updates, unless that is what is kept already."""
     delivery, model = fetched.delivery, fetched.artifact
@@ -212,11 +220,11 @@ def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -
 def _updated(content: RecordDict, fetched: Fetched, before: Leftover) -> tuple[bytes | None, str, Leftover, Loss]:
     """Return the payload of an update and its key, None and empty without one, what is left after it and its loss."""
     records = content.array_records
-    if len(records) != 1:
+    key = next(iter(records)) if len(records) == 1 else fetched.delivery.arrays
+    if key not in records:
         return None, "", before, Loss()
-    key, record = next(iter(records.items()))
     try:
-        trained = to_artifact(record, like=fetched.artifact)
+        trained = to_artifact(records[key], like=fetched.artifact)
         update, after, loss = _encoded(trained, fetched, before)
     except (ArtifactError, CodecError):
         return None, "", before, Loss()

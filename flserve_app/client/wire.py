@@ -120,6 +120,7 @@ class Answer:
         base: Digest the update is relative to; empty if the update is not relative to anything.
         arrays: Key of the ArrayRecord that was replaced by the payload; empty if there was none.
         payload: The encoded update, or None.
+        place: Place of that ArrayRecord among the reply's records, where there are several; else 0.
         fetch_seconds: Time to decode, verify and install.
         train_seconds: Time the app's handler took.
         encode_seconds: Time to encode the update.
@@ -137,6 +138,7 @@ class Answer:
     base: str = ""
     arrays: str = ""
     payload: Array | None = None
+    place: int = 0
     fetch_seconds: float = 0.0
     train_seconds: float = 0.0
     encode_seconds: float = 0.0
@@ -218,6 +220,7 @@ def put_answer(content: RecordDict, answer: Answer) -> None:
         "private": bytes.fromhex(answer.private),
         "base": bytes.fromhex(answer.base),
         "arrays": answer.arrays,
+        "place": answer.place,
         "fetch_s": answer.fetch_seconds,
         "train_s": answer.train_seconds,
         "encode_s": answer.encode_seconds,
@@ -253,6 +256,7 @@ def take_answer(content: RecordDict) -> Answer | None:
         base=read_digest(record, "base"),
         arrays=read_text(record, "arrays"),
         payload=payloads[0] if payloads else None,
+        place=max(0, read_integer(record, "place")),
         fetch_seconds=read_seconds(record, "fetch_s"),
         train_seconds=read_seconds(record, "train_s"),
         encode_seconds=read_seconds(record, "encode_s"),

@@ -85,13 +85,16 @@ class Intake:
             plain = sum(map(record_bytes, content.array_records.values()))
             self._ledger.sent("up", payload=plain, message=size, full=plain)
         else:
-            self._ledger.sent("up", payload=len(answer.payload.data), message=size, full=0)
+            further = sum(map(record_bytes, content.array_records.values()))
+            self._ledger.sent("up", payload=len(answer.payload.data) + further, message=size, full=further)
             trained = self._decode(answer, parcel)
             self._ledger.rounded("up", Loss(lost=answer.lost, halvings=answer.halvings))
             record = to_record(trained)
             self._settlements.took(reply, parcel.identity, trained.digest)
             self._ledger.sent("up", payload=0, message=0, full=whole_of(record, trained).nbytes)
-            content = RecordDict({answer.arrays: record, **content})
+            records = list(content.items())
+            records.insert(answer.place, (answer.arrays, record))
+            content = RecordDict(dict(records))
         if answer is not None:
             self._ledger.answered(fetch=answer.fetch_seconds, train=answer.train_seconds, update=answer.encode_seconds)
         reply.content = content

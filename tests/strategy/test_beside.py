@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import FedAvg
 from flserve_app.client import mod, versioned_mod
 from flserve_app.client.object_size import record_bytes
 from flserve_app.client.records import to_artifact
+from flserve_app.codec.lossy import lossy_of
 from flserve_app.registry import Registry
 from flserve_app.strategy import VersionedStrategy, beside
 from tests.fleet import FleetGrid
@@ -164,3 +165,26 @@ def test_several_records_that_no_client_was_given_alike_cost_nothing(tmp_path):
     app = App(Empty)
     same(federated(tmp_path, app)[0], run(app, []))
     assert Registry.open(tmp_path).latest("model.none") is None
+
+
+def test_the_models_update_travels_as_one_where_a_reply_has_further_records(tmp_path):
+    """And the records of a reply keep their order, whichever the model's is."""
+    seen = []
+
+    class Seeing(Steady):
+        def aggregate_train(self, server_round, replies):
+            found = list(replies)
+            seen.extend(tuple(reply.content) for reply in found)
+            return super().aggregate_train(server_round, found)
+
+    app = App(Seeing, scaffold)
+    alone = run(app, [])
+    orders, seen[:] = list(seen), []
+    found, rows = federated(tmp_path / "s", app)
+    same(found, alone)
+    assert set(orders) == {("variate", "arrays", "metrics")}
+    assert seen == orders
+    assert all(row.bytes_up < 0.85 * row.bytes_up_full for row in rows[1:])
+    small = lossy_of("topk", {"least": 0})
+    lossy_rows = federated(tmp_path / "l", app, uplink=small)[1]
+    assert all(row.bytes_up < 0.75 * row.bytes_up_full for row in lossy_rows[1:]), "the variate goes as it is"
