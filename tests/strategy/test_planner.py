@@ -57,7 +57,7 @@ def test_a_thousand_clients_on_five_bases_cost_five_encodes(registry):
     assert kinds == {"delta"}
     info = publisher.cache_info()
     assert (info.encodes, info.reads, info.hits) == (5, 0, 1000)
-    assert info.held_bytes == sum(publisher._payloads.kept().values())
+    assert info.held_bytes == sum(publisher._payloads.tied.kept().values())
 
 
 def test_known_chains_cost_no_encode(registry):
@@ -167,7 +167,7 @@ def test_a_composed_delta_that_is_large_is_compared_to_a_lossless_one(registry):
     ends = published[0].digest, published[-1].digest
     _, payloads = publisher.deliver(ends[:1], ends[1], CHAINS | {"grid"})
     assert publisher.cache_info().encodes == 2
-    made = [size for step, size in publisher._payloads.kept().items() if (step.base, step.target) == ends]
+    made = [size for step, size in publisher._payloads.tied.kept().items() if (step.base, step.target) == ends]
     assert len(made) == 2
     assert sum(map(len, payloads.values())) <= min(made)
     assert decode(*payloads.values(), published[0]) == published[-1]

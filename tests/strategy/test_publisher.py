@@ -8,9 +8,10 @@ from flserve_app.client.records import to_artifact
 from flserve_app.codec import decode
 from flserve_app.delivery import Plan, Step
 from flserve_app.errors import FlserveError, NotFound
-from flserve_app.fleet import BASIC, RECIPE
+from flserve_app.fleet import BASIC, RECIPE, TIED
 from flserve_app.registry import Registry, Serving
 from flserve_app.strategy.publisher import Publisher
+from flserve_app.strategy.step_payloads import StepPayloads
 from tests.apps import drift, small_arrays
 
 ONE, TWO, OTHER = (to_artifact(small_arrays(seed)) for seed in range(3))
@@ -70,7 +71,7 @@ def test_a_payload_of_the_history_is_delivered_as_it_is(publisher, registry, mon
 
     publisher.publish(ONE, 0)
     publisher.publish(LIKE_ONE, 1)
-    monkeypatch.setattr("flserve_app.strategy.publisher.encode", never)
+    monkeypatch.setattr("flserve_app.strategy.step_payloads.encode", never)
     step = Step(ONE.digest, LIKE_ONE.digest, "lossless")
     plan, payloads = publisher.deliver((ONE.digest,), LIKE_ONE.digest)
     assert plan == Plan(kind="delta", target=LIKE_ONE.digest, steps=(step,), codec="lossless")
@@ -123,7 +124,8 @@ def test_a_lossy_payload_that_is_gone_is_made_again_to_the_same_version(publishe
     """Not by rounding, which would lead elsewhere."""
     publisher.publish(ONE, 0)
     publisher.publish(LIKE_ONE, 1)
-    assert decode(publisher._make(Step(ONE.digest, LIKE_ONE.digest, "grid")), ONE) == LIKE_ONE
+    payloads = StepPayloads(publisher.registry, publisher.base)
+    assert decode(payloads.get(Step(ONE.digest, LIKE_ONE.digest, "grid"), frozenset({TIED})), ONE) == LIKE_ONE
 
 
 def test_a_target_that_is_lost_is_an_error(publisher):
