@@ -109,7 +109,7 @@ def test_json_is_what_it_was_when_it_was_made_at_once(outputs):
 
 
 def test_ten_thousand_versions_are_logged_in_two_questions(brain):
-    """The time is that of the catalog: the versions are made by SQL, and none has a payload of its own."""
+    """However many there are; the versions are made by SQL, and none has a payload of its own."""
     with closing(sqlite3.connect(brain / "catalog.sqlite")) as connection, connection:
         connection.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) INSERT INTO versions"
@@ -120,11 +120,9 @@ def test_ten_thousand_versions_are_logged_in_two_questions(brain):
     with Registry.open(brain) as registry:
         asked = []
         event.listen(registry.database._engine, "begin", asked.append)
-        begun = time.process_time()
         assert len(registry.catalog.history("brain").versions) == 10_000
         assert registry.catalog.history("brain", limit=100).labels == {"latest": 9999}
         assert registry.resolve("brain", "latest").number == 9999
-        assert time.process_time() - begun < 2
         assert len(asked) == 3
     rows = json.loads(flserve("log", "--store", brain, "--json").stdout)
     assert len(rows) == 10_000
