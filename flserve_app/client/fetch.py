@@ -132,6 +132,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         if private is not fetched.private:
             trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
             held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
+    plain = RecordDict(dict(content))  # without the private tensors, whatever the server allows
     update = _update(content, fetched, held)
     place = _place(content, update)
     if update.payload is not None:
@@ -156,8 +157,8 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         ),
     )
     if PLAIN in fetched.delivery.allows:
-        content = _smallest(content, reply.content)
-    _keep(update.before if content is reply.content else update.after, update.kept, fetched, held)
+        content = _smallest(content, plain)
+    _keep(update.before if content is plain else update.after, update.kept, fetched, held)
     reply.content = content
     return reply
 
