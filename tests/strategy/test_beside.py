@@ -1,13 +1,17 @@
 """Further records that all clients get alike travel as versions of their own, and apps end as on plain Flower."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from flserve_app.client import mod, versioned_mod
+from flserve_app.client.beside import BESIDE_PAYLOAD
 from flserve_app.client.object_size import record_bytes
 from flserve_app.client.records import to_artifact
+from flserve_app.codec import inspect
 from flserve_app.codec.lossy import lossy_of
 from flserve_app.registry import Registry
 from flserve_app.strategy import VersionedStrategy, beside
@@ -188,3 +192,25 @@ def test_the_models_update_travels_as_one_where_a_reply_has_further_records(tmp_
     small = lossy_of("topk", {"least": 0})
     lossy_rows = federated(tmp_path / "l", app, uplink=small)[1]
     assert all(row.bytes_up < 0.75 * row.bytes_up_full for row in lossy_rows[1:]), "the variate goes as it is"
+
+
+def test_a_node_that_takes_over_a_name_is_told_nothing_of_what_was_sent_before(tmp_path):
+    bases = []
+
+    class Moves(Steady):
+        def configure_evaluate(self, server_round, arrays, config, grid):
+            if server_round == 2:
+                del fleet.contexts[fleet.node_id(1)]
+                fleet.contexts[999_999] = replace(fleet._context(1), node_id=999_999)
+            return []
+
+    def note(message):
+        if message.metadata.dst_node_id == 999_999 and BESIDE_PAYLOAD in message.content:
+            bases.extend(inspect(array.data).base for array in message.content[BESIDE_PAYLOAD].values())
+        return message
+
+    app = App(Moves, scaffold)
+    fleet = FleetGrid(app=table.client(app, [versioned_mod]), size=CLIENTS, down=[note])
+    VersionedStrategy(Moves(**SAMPLING), store=tmp_path).start(fleet, table.model(), num_rounds=4)
+    assert bases[0] is None, "relative to nothing"
+    assert bases[1] is not None, "to what it was sent itself"
