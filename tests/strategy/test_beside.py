@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from flserve_app.client import mod, versioned_mod
@@ -214,3 +214,48 @@ def test_a_node_that_takes_over_a_name_is_told_nothing_of_what_was_sent_before(t
     VersionedStrategy(Moves(**SAMPLING), store=tmp_path).start(fleet, table.model(), num_rounds=4)
     assert bases[0] is None, "relative to nothing"
     assert bases[1] is not None, "to what it was sent itself"
+
+
+def orders(message, context, partition, number):
+    """Reads records by their place, and answers in another order each."""
+    assert list(message.content) == ["note", "variate", "arrays", "config"]
+    found = scaffold(message, context, partition, number)
+    order = [["metrics", "arrays", "variate"], ["variate", "metrics", "arrays"], ["arrays", "variate", "metrics"]]
+    found.content = RecordDict({key: found.content[key] for key in order[partition % 3]})
+    return found
+
+
+class InOrder(Steady):
+    def configure_train(self, *args):
+        for message in super().configure_train(*args):
+            message.content = RecordDict({"note": ConfigRecord({"x": 1}), **message.content})
+            yield message
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        assert [next(iter(reply.content)) for reply in replies] == ["metrics", "variate", "arrays", "metrics"]
+        return super().aggregate_train(server_round, replies)
+
+
+@pytest.mark.parametrize("codec", ["full", "lossless"])
+def test_records_keep_their_order_both_ways(tmp_path, codec):
+    app = App(InOrder, orders)
+    same(federated(tmp_path, app, codec=codec)[0], run(app, []))
+
+
+def test_an_update_after_metrics_alone_keeps_its_place(tmp_path):
+    seen = []
+
+    class Looks(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            replies = list(replies)
+            seen.extend(list(reply.content) for reply in replies)
+            return super().aggregate_train(server_round, replies)
+
+    def metrics_first(message, context, partition, number):
+        found = table.trains(message, context, partition, number)
+        found.content = RecordDict({key: found.content[key] for key in ("metrics", "arrays")})
+        return found
+
+    federated(tmp_path, App(Looks, metrics_first))
+    assert seen == [["metrics", "arrays"]] * 3 * CLIENTS
