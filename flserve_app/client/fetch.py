@@ -110,9 +110,11 @@ def _check_whole(artifact: Artifact, private: Private | None, held: Held) -> Non
 
 
 def with_arrays(content: RecordDict, fetched: Fetched) -> RecordDict:
-    """Return the content the app's handler gets: its own records, and the version as an ArrayRecord."""
+    """Return the content the app's handler gets: the strategy's records in their order, the version among them."""
     model = fetched.artifact if fetched.private is None else fetched.private.whole(fetched.artifact)
-    return RecordDict({fetched.delivery.arrays: to_record(model), **content})
+    records = list(content.items())
+    records.insert(fetched.delivery.place, (fetched.delivery.arrays, to_record(model)))
+    return RecordDict(dict(records))
 
 
 def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train_seconds: float) -> Message:
@@ -132,6 +134,7 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         if private is not fetched.private:
             trained = Trained(at=version_at(fetched.delivery), before=fetched.private.to_bytes())
             held.put_private(fetched.delivery.model, private.to_bytes(), fetched.delivery.private, trained)
+    plain = RecordDict(dict(content))  # without the private tensors, whatever the server allows
     update = _update(content, fetched, held)
     place = _place(content, update)
     if update.payload is not None:
@@ -156,8 +159,8 @@ def seal(reply: Message, fetched: Fetched, held: Held, *, partitions: int, train
         ),
     )
     if PLAIN in fetched.delivery.allows:
-        content = _smallest(content, reply.content)
-    _keep(update.before if content is reply.content else update.after, update.kept, fetched, held)
+        content = _smallest(content, plain)
+    _keep(update.before if content is plain else update.after, update.kept, fetched, held)
     reply.content = content
     return reply
 
@@ -205,9 +208,8 @@ def _update(content: RecordDict, fetched: Fetched, held: Held) -> _Update:
 
 
 def _place(content: RecordDict, update: _Update) -> int:
-    """Return the place of what an update replaces, if there are others whose order may tell something; else 0."""
-    several = update.payload is not None and len(content.array_records) > 1
-    return list(content).index(update.key) if several else 0
+    """Return the place of what an update replaces: the order of records may tell something; 0 without one."""
+    return 0 if update.payload is None else list(content).index(update.key)
 
 
 def _keep(left: Leftover, kept: Leftover | None, fetched: Fetched, held: Held) -> None:

@@ -66,6 +66,7 @@ class Delivery:
         version: Number of the version to hold; -1 if it is not a published one.
         target: Hex digest of its artifact.
         arrays: Key under which the app's handler expects the ArrayRecord.
+        place: Place of that ArrayRecord among the message's records.
         uplink: Codec name for the update that comes back; an exact one.
         rounding: JSON of how the update is rounded before it is encoded; empty if it is not.
         feedback: JSON of how much of what rounding leaves out is carried on; empty if nothing is.
@@ -90,6 +91,7 @@ class Delivery:
     version: int = -1
     target: str = ""
     arrays: str = "arrays"
+    place: int = 0
     uplink: str = "lossless"
     payloads: tuple[Array, ...] = ()
     recipe: str = ""
@@ -120,7 +122,7 @@ class Answer:
         base: Digest the update is relative to; empty if the update is not relative to anything.
         arrays: Key of the ArrayRecord that was replaced by the payload; empty if there was none.
         payload: The encoded update, or None.
-        place: Place of that ArrayRecord among the reply's records, where there are several; else 0.
+        place: Place of that ArrayRecord among the reply's records.
         fetch_seconds: Time to decode, verify and install.
         train_seconds: Time the app's handler took.
         encode_seconds: Time to encode the update.
@@ -155,6 +157,7 @@ def put_delivery(content: RecordDict, delivery: Delivery) -> None:
         "version": delivery.version,
         "target": bytes.fromhex(delivery.target),
         "arrays": delivery.arrays,
+        "place": delivery.place,
         "uplink": delivery.uplink,
         "recipe": delivery.recipe,
         "base": bytes.fromhex(delivery.base),
@@ -191,6 +194,7 @@ def take_delivery(content: RecordDict) -> Delivery | None:
         version=read_integer(record, "version"),
         target=read_digest(record, "target"),
         arrays=read_text(record, "arrays"),
+        place=max(0, read_integer(record, "place")),
         uplink=read_text(record, "uplink"),
         payloads=payloads,
         recipe=read_text(record, "recipe"),

@@ -3,7 +3,8 @@
 They are published under `<model>.<key>`, and travel relative to what a client was given of them before. Rules:
 - A record that is another one for each client travels as it is, and so does one key for ever once it did; and one that
   is small, that no artifact can hold, or whose name is taken in the store.
-- A client holds what it was sent and said it could follow; what is sent again goes as it is.
+- A client holds what its node was sent and said it could follow; what is sent again goes as it is. Nothing is relative
+  to what another node was sent under the same name: that would tell the one what the other was given.
 - Whoever cannot take payloads beside the model's gets the record as it is.
 """
 
@@ -43,7 +44,7 @@ class BesideRecords:
         self._model = model
         self._lines: dict[str, Publisher] = {}
         self._as_they_are: set[str] = set()
-        self._given: dict[tuple[str, str], str] = {}
+        self._given: dict[tuple[int, str], str] = {}
 
     def common(self, parcels: Sequence[Parcel], server_round: int) -> Mapping[str, str]:
         """Publish the records that all of these messages carry alike; return their digests by key.
@@ -78,14 +79,14 @@ class BesideRecords:
             shared: Arrays of payloads that other messages carry, too.
         """
         if parcel.tries:  # it may have lost what it was given
-            self._given = {given: target for given, target in self._given.items() if given[0] != parcel.identity}
+            self._given = {given: target for given, target in self._given.items() if given[0] != parcel.node_id}
         if parcel.tries or BESIDE not in client.takes:
             return {}, {}
         found: list[Beside] = []
         sizes: dict[str, int] = {}
         for key, target in parcel.beside.items():
             line = self._lines[key]
-            held = self._given.get((parcel.identity, key))
+            held = self._given.get((parcel.node_id, key))
             ties = TIED in client.takes  # who knows none gets other bytes for the same step
             _, payloads = line.deliver(() if held is None else (held,), target, client.takes & {*BASIC, TIED})
             steps = {(step, ties): data for step, data in payloads.items()}
@@ -98,7 +99,7 @@ class BesideRecords:
     def took(self, parcel: Parcel) -> None:
         """Note that a client followed what it was given."""
         for key, target in parcel.given_beside.items():
-            self._given[parcel.identity, key] = target
+            self._given[parcel.node_id, key] = target
 
     def _published(self, key: str, record: ArrayRecord, server_round: int) -> dict[str, str]:
         try:

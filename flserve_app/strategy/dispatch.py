@@ -188,6 +188,7 @@ class Dispatch:
             version=self._publisher.number_of(parcel.target),
             target=parcel.target,
             arrays=parcel.arrays,
+            place=list(parcel.content).index(parcel.arrays),
             uplink=self._uplink,
             payloads=arrays,
             recipe=recipe,

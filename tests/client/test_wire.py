@@ -38,6 +38,7 @@ deliveries = st.builds(
     version=st.integers(-1, 2**62),
     target=st.just("") | digests,
     arrays=texts,
+    place=st.integers(0, 2**62),
     uplink=texts,
     payloads=st.lists(st.binary(max_size=50).map(payload_array), max_size=4).map(tuple),
     recipe=texts,

@@ -1,13 +1,17 @@
 """Further records that all clients get alike travel as versions of their own, and apps end as on plain Flower."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from flserve_app.client import mod, versioned_mod
+from flserve_app.client.beside import BESIDE_PAYLOAD
 from flserve_app.client.object_size import record_bytes
 from flserve_app.client.records import to_artifact
+from flserve_app.codec import inspect
 from flserve_app.codec.lossy import lossy_of
 from flserve_app.registry import Registry
 from flserve_app.strategy import VersionedStrategy, beside
@@ -188,3 +192,70 @@ def test_the_models_update_travels_as_one_where_a_reply_has_further_records(tmp_
     small = lossy_of("topk", {"least": 0})
     lossy_rows = federated(tmp_path / "l", app, uplink=small)[1]
     assert all(row.bytes_up < 0.75 * row.bytes_up_full for row in lossy_rows[1:]), "the variate goes as it is"
+
+
+def test_a_node_that_takes_over_a_name_is_told_nothing_of_what_was_sent_before(tmp_path):
+    bases = []
+
+    class Moves(Steady):
+        def configure_evaluate(self, server_round, arrays, config, grid):
+            if server_round == 2:
+                del fleet.contexts[fleet.node_id(1)]
+                fleet.contexts[999_999] = replace(fleet._context(1), node_id=999_999)
+            return []
+
+    def note(message):
+        if message.metadata.dst_node_id == 999_999 and BESIDE_PAYLOAD in message.content:
+            bases.extend(inspect(array.data).base for array in message.content[BESIDE_PAYLOAD].values())
+        return message
+
+    app = App(Moves, scaffold)
+    fleet = FleetGrid(app=table.client(app, [versioned_mod]), size=CLIENTS, down=[note])
+    VersionedStrategy(Moves(**SAMPLING), store=tmp_path).start(fleet, table.model(), num_rounds=4)
+    assert bases[0] is None, "relative to nothing"
+    assert bases[1] is not None, "to what it was sent itself"
+
+
+def orders(message, context, partition, number):
+    """Reads records by their place, and answers in another order each."""
+    assert list(message.content) == ["note", "variate", "arrays", "config"]
+    found = scaffold(message, context, partition, number)
+    order = [["metrics", "arrays", "variate"], ["variate", "metrics", "arrays"], ["arrays", "variate", "metrics"]]
+    found.content = RecordDict({key: found.content[key] for key in order[partition % 3]})
+    return found
+
+
+class InOrder(Steady):
+    def configure_train(self, *args):
+        for message in super().configure_train(*args):
+            message.content = RecordDict({"note": ConfigRecord({"x": 1}), **message.content})
+            yield message
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        assert [next(iter(reply.content)) for reply in replies] == ["metrics", "variate", "arrays", "metrics"]
+        return super().aggregate_train(server_round, replies)
+
+
+@pytest.mark.parametrize("codec", ["full", "lossless"])
+def test_records_keep_their_order_both_ways(tmp_path, codec):
+    app = App(InOrder, orders)
+    same(federated(tmp_path, app, codec=codec)[0], run(app, []))
+
+
+def test_an_update_after_metrics_alone_keeps_its_place(tmp_path):
+    seen = []
+
+    class Looks(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            replies = list(replies)
+            seen.extend(list(reply.content) for reply in replies)
+            return super().aggregate_train(server_round, replies)
+
+    def metrics_first(message, context, partition, number):
+        found = table.trains(message, context, partition, number)
+        found.content = RecordDict({key: found.content[key] for key in ("metrics", "arrays")})
+        return found
+
+    federated(tmp_path, App(Looks, metrics_first))
+    assert seen == [["metrics", "arrays"]] * 3 * CLIENTS

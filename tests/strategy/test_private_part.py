@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping, FedAdam, FedAvg
 
-from flserve_app.client import Recipe, building
+from flserve_app.client import Recipe, building, versioned_mod
 from flserve_app.client.held import Held
 from flserve_app.client.private import kept_key
 from flserve_app.client.recipe import parse_recipe
@@ -440,3 +441,29 @@ def test_without_private_tensors_nothing_is_kept_or_told(tmp_path):
     held = Held(grid.contexts[grid.node_id(0)])
     assert kept_key(held.private("model")) == ""
     assert [each.private for each in held.references()] == [""]
+
+
+def test_a_server_that_allows_plain_replies_gets_no_private_tensors_by_that(tmp_path):
+    """No server of ours says so of a model with private tensors, but clients are not to rely on that."""
+    secret = np.arange(7, dtype=np.float32) + 1000
+    app = ClientApp(mods=[versioned_mod])
+
+    @app.train()
+    def train(message, context):
+        content = {"arrays": ArrayRecord({"head": Array(secret)}), "metrics": MetricRecord({"num-examples": 1})}
+        return Message(RecordDict(content), reply_to=message)
+
+    def allow(message):
+        if message.content["flserve"]["action"] == "deliver":
+            message.content["flserve"]["allows"] = ["plain"]
+        return message
+
+    # An identity so long that an answer takes more than the arrays.
+    grid = FleetGrid(app=app, size=1, partitioned=False, node_config={"partition-id": "p" * 110})
+    wire = Wire(grid)
+    grid.down.append(allow)
+    initial = ArrayRecord({"w": Array(np.zeros(2, np.float32)), "head": Array(np.zeros(7, np.float32))})
+    with pytest.raises(AggregateError, match="lacks tensor 'w'"):
+        personal(tmp_path / "s", grid=grid, inner=fedavg(1), initial=initial, roles={"head": "private"})
+    assert not wire.has(secret)
+    assert "head" not in wire.names
