@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 import time
 from logging import WARNING
 from typing import final
@@ -42,6 +43,7 @@ LARGEST_EXTRA = 16 << 20
 EXTRA_TENSORS = 64
 MOST_RECORDS = 64
 LONGEST_REASON = 1 << 16
+FRAMED = re.compile(r"<class '([\w.]+)'>:<'(.*)'>", re.DOTALL)  # how Flower's nodes say what was raised
 MOST_ENTRIES = 4096  # of its metrics and configs together
 
 
@@ -164,5 +166,7 @@ def _check_answer(answer: Answer | None) -> None:
 
 def last_line(reason: str) -> str:
     """Return the end of a traceback, which says what it was."""
+    if framed := FRAMED.fullmatch(reason):
+        reason = ": ".join(framed.groups())
     lines = [line for line in map(plain, reason[-LONGEST_REASON:].splitlines()) if line]
     return lines[-1] if lines else "no reason given"

@@ -134,7 +134,7 @@ class Roster:
         new = any(not self._greetings.times(node_id) for node_id in self.fleet.unknown(listed))
         self.meet(listed, min(timeout, GRACE_SECONDS) if new else 0.0)
         again = [message for node_id, message in by_node.items() if self._is_due_again(node_id, message)]
-        self.ask(again, min(timeout, GRACE_SECONDS))
+        self.ask(again, timeout)
 
     def ask(self, messages: Iterable[Message], timeout: float | None) -> None:
         """Greet nodes like messages that they failed on, and wait for their answers."""
@@ -143,7 +143,8 @@ class Roster:
             for node_id, message in by_node.items():
                 self.spoken.ask((node_id, message.metadata.message_type))
             self._greetings.send(list(by_node), self.server_round, by_node)
-            self._wait(by_node, len(by_node) + 1, START_SECONDS if timeout is None else min(timeout, START_SECONDS))
+            limit = START_SECONDS if timeout is None else min(timeout, START_SECONDS)
+            self._wait(by_node, len(by_node), limit, others=1)  # an error was an answer, too
 
     def delivers(self, node_id: int, message_type: str) -> bool:
         """Whether a model goes to a node as a delivery in messages of a type, as far as is known."""
@@ -209,11 +210,11 @@ class Roster:
             return True
         return self._greetings.times(node_id) < GREETINGS and self._greetings.due(node_id, self.server_round)
 
-    def _wait(self, unknown: Iterable[int], of: int, timeout: float) -> None:
+    def _wait(self, unknown: Iterable[int], of: int, timeout: float, others: int = 0) -> None:
         waiting = set(unknown)
         started = now = time.monotonic()
         pause = FIRST_PAUSE
-        while waiting and now - started < timeout and not (len(waiting) < of and self._is_quiet(started, now)):
+        while waiting and now - started < timeout and not (len(waiting) < of + others and self._is_quiet(started, now)):
             time.sleep(min(pause, max(0.0, started + timeout - now)))
             answered = self._take_answers()
             waiting -= answered

@@ -39,9 +39,11 @@ class Savings:
 
 def closing(savings: Savings, version: Version, registry: Registry) -> str:
     """Return what is said at the end of a run: what was saved, and where its versions are."""
+    command = f"flserve log --store {shlex.quote(plain(registry.database.place))}"
+    if len(registry.models()) > 1:  # among several the command wants to be told which
+        command += f" --model {shlex.quote(version.model)}"
     return (
-        f"models: {savings.text()}; model {version.model!r} is at version {version.number}: "
-        f"flserve log --store {shlex.quote(plain(registry.database.place))} shows all of them"
+        f"models: {savings.text()}; model {version.model!r} is at version {version.number}: {command} shows all of them"
     )
 
 

@@ -272,3 +272,12 @@ def test_the_last_line_says_what_was_saved_and_where(tmp_path, caplog):
     assert "kB down instead of" in last
     assert "% saved), model" not in last
     assert last.endswith(f"model 'model' is at version 2: flserve log --store '{tmp_path}/s p' shows all of them")
+
+
+def test_the_last_line_names_the_model_where_the_store_has_others(tmp_path, caplog):
+    for _ in range(2):
+        strategy = VersionedStrategy(FedAvg(**ALL), store=tmp_path, num_clients=CLIENTS)
+        with caplog.at_level(logging.INFO, logger="flwr"):
+            strategy.start(grid(), floats(), num_rounds=1)
+    command = caplog.messages[-1].partition("flserve log ")[2].removesuffix(" shows all of them")
+    assert command == f"--store {tmp_path} --model model-2"
