@@ -89,7 +89,7 @@ def test_a_crash_and_a_refusal_are_told_apart(tmp_path, caplog):
     assert run.rows[2].plans == {"delta": 3, "resend": 1}
     assert run.rows[2].clients == 2
     (failed,) = lines(caplog, "flserve: node")
-    assert failed == f"flserve: node {grid.node_id(0)} failed: <class 'MemoryError'>:<'no room'>"
+    assert failed == f"flserve: node {grid.node_id(0)} failed: MemoryError: no room"
     (refused,) = lines(caplog, "is served again in full")
     assert refused.startswith("flserve: partition-1 is served again in full: ")
 
