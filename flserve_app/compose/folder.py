@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TextIO, final
 
 from omegaconf import OmegaConf
 
@@ -31,6 +32,7 @@ from flserve_app.strategy import RoundRow
 from flserve_app.text import strict_json
 
 NO_FILES: Mapping[str, str] = {}
+LOOKING_SECONDS = 5.0  # who was refused lets go of the file long before
 
 
 @final
@@ -130,13 +132,23 @@ class RunFolder:
                 raise Conflict(f"run folder {self.path} was taken by another run at the same time") from error
             raise StoreError(f"run folder {self.path} cannot be made or written: {error.strerror}") from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"run folder {self.path} is in use by another run: choose another") from error
-            except OSError:
-                pass  # a file system without locks: the model's lease is what is left
+            # Who made the file is the one: others may look at it first, who are then refused and let go of it at once.
+            deadline = time.monotonic() + (LOOKING_SECONDS if new else 0.0)
+            while not self._lock(file, last=time.monotonic() >= deadline):
+                time.sleep(0.01)
             yield new
+
+    def _lock(self, file: TextIO, *, last: bool) -> bool:
+        """Return whether a file could be locked; raise Conflict if not and this was the last try."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if last:
+                raise Conflict(f"run folder {self.path} is in use by another run: choose another") from error
+            return False
+        except OSError:
+            pass  # a file system without locks: the model's lease is what is left
+        return True
 
     def _put_back(self, before: Mapping[str, bytes], *, new: bool) -> None:
         for name, content in before.items():
