@@ -12,6 +12,8 @@ from flserve_app.experiments.sweep import run
 from flserve_app.registry import Registry
 from flserve_app.strategy import RoundRow
 
+pytestmark = pytest.mark.slow
+
 TINY = ["engine=inprocess", "task=synthetic", "task.n=20", "num_clients=2", "codec=topk", "uplink=topk"]
 
 

@@ -12,6 +12,8 @@ from flserve_app.registry.named import load_named
 from tests.registry.beside import Beside
 from tests.registry.samples import drifting
 
+pytestmark = pytest.mark.slow
+
 NOW = timedelta(0)
 ARTIFACTS = drifting(40, size=60)
 

@@ -16,6 +16,8 @@ from flserve_app.store import DirBlobs
 from tests.cli.test_history import flserve
 from tests.registry.samples import drifting
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = drifting(4, size=100)
 OTHER = Artifact({"q": np.arange(5)})
 

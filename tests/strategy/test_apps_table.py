@@ -18,6 +18,8 @@ from flserve_app.errors import AggregateError
 from flserve_app.strategy import VersionedStrategy
 from tests.fleet import FleetGrid
 
+pytestmark = pytest.mark.slow
+
 CLIENTS, ROUNDS = 4, 3
 SAMPLING = {"min_train_nodes": CLIENTS, "min_evaluate_nodes": CLIENTS, "min_available_nodes": CLIENTS}
 

@@ -19,6 +19,8 @@ from tests.fleet import FleetGrid
 from tests.strategy import test_apps_table as table
 from tests.strategy.test_apps_table import APPS, CLIENTS, SAMPLING, App, numpies, record, run, same, scaffold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_small(monkeypatch):

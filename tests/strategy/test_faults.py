@@ -15,6 +15,8 @@ from tests.apps import numpy_app, small_arrays
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 MODEL_BYTES = 1 << 20  # what a client keeps in its state; larger models go to the cache directory
 
 

@@ -20,6 +20,8 @@ from tests.apps import drift, numpy_app, small_arrays
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 ALL = Feedback(decay=1.0, cap=1e9)
 SPARSE = Lossy(name="topk", share=Ramp(0.1, 0.1, 0), feedback=ALL, least=0)
 COARSE = Lossy(name="grid", multiple=Ramp(6.0, 6.0, 0), feedback=ALL, least=0)

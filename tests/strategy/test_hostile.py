@@ -19,6 +19,8 @@ from tests.fleet import FleetGrid
 from tests.strategy import hostile
 from tests.strategy.runs import federate
 
+pytestmark = pytest.mark.slow
+
 MODEL = {"w": np.linspace(-1, 1, 6, dtype="f4").reshape(3, 2), "b": np.zeros(2, "f4"), "n": np.asarray(3, "i8")}
 ROBUST = {"FedMedian": {}, "FedTrimmedAvg": {}, "Krum": {}, "MultiKrum": {"num_nodes_to_select": 2}, "Bulyan": {}}
 PLAIN = {

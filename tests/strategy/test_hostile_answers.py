@@ -20,6 +20,8 @@ from tests.strategy import hostile
 from tests.strategy import test_hostile as table
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 ODD = 1
 
 

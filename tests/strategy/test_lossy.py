@@ -18,6 +18,8 @@ from tests.apps import numpy_app
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 # Of models as small as these nothing would be rounded; what makes steps finer is tested in `test_coarse`.
 CODECS = {
     "grid": Lossy(name="grid", least=0),

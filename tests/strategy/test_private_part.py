@@ -21,6 +21,8 @@ from tests.fleet import FleetGrid
 from tests.strategy.personal import NAMES, PRIVATE, ROLES, SHARED, SIZE, Books, Wire, arrays, kept, personal
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 CODECS = {
     "full": "full",
     "lossless": "lossless",

@@ -10,6 +10,8 @@ from tests.apps import numpy_app, small_arrays
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 
 def arrays(change):
     """Return a fault that changes the arrays of a plain reply."""

@@ -16,6 +16,8 @@ from tests.apps import numpy_app
 from tests.fleet import FleetGrid
 from tests.strategy.runs import fedavg, federate
 
+pytestmark = pytest.mark.slow
+
 SIZE = 4
 
 

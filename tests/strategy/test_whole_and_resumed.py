@@ -15,6 +15,8 @@ from tests.fleet import FleetGrid
 from tests.strategy.personal import ROLES, SIZE, Books, arrays
 from tests.strategy.runs import federate
 
+pytestmark = pytest.mark.slow
+
 ROUNDS, STOP = 5, 3
 LOSSY = {"grid": {"multiple": 2.0}, "topk": {"share": 0.1}}
 CARRYING = ("lossless", *LOSSY)

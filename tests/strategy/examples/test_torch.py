@@ -11,6 +11,8 @@ from flwr.serverapp.strategy import FedAvg, Result
 from tests.strategy.examples import nets
 from tests.strategy.examples.example import ALL, Example, agree, delivered, replied
 
+pytestmark = pytest.mark.slow
+
 
 def partition_of(context):
     """A partition, or what a device is told in its config."""
