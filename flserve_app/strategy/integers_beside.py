@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.differential_privacy import get_norm
 
 from flserve_app.artifact import Artifact
 from flserve_app.client.integers import is_integer, join, split
 from flserve_app.client.records import read_array, record_of, to_record
 from flserve_app.strategy.in_place import take_over
+from flserve_app.strategy.reply_metrics import weight_of
 from flserve_app.strategy.reply_tensors import is_integral, within
 
 
@@ -26,7 +27,7 @@ def set_aside(replies: Sequence[Message], like: Artifact, weighted_by: str | Non
     """Take the integer tensors out of the replies; returns their weighted means, float64."""
     beside = {name for name, spec in like.specs.items() if is_integral(spec)}
     means: dict[str, np.ndarray[Any, Any]] = {}
-    weights = [_weight(reply, weighted_by) for reply in replies]
+    weights = [weight_of(reply, weighted_by) for reply in replies]
     for reply, weight in zip(replies, weights, strict=True):
         content = dict(reply.content)
         for key, record in reply.content.array_records.items():
@@ -76,9 +77,3 @@ def put_together(
         if not given and (key := next(copies, None)) is not None:
             given = {key: join(records[key], dict(integers), list(arrays))}
         message.content = RecordDict({**message.content, **given})
-
-
-def _weight(reply: Message, weighted_by: str | None) -> float:
-    metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-    weight = metrics.get(weighted_by or "", 1.0)
-    return float(weight) if isinstance(weight, int | float) else 1.0

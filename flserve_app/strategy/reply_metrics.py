@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from flwr.app import MetricRecord
+from flwr.app import Message, MetricRecord
 
 from flserve_app.errors import DeliveryError
 from flserve_app.text import is_plain, plain
@@ -90,3 +90,10 @@ def _is_number(value: object) -> bool:
 def _number(value: object) -> int | float:
     """Return a number without what a subclass of float (numpy's) would make of all it is multiplied with."""
     return int(value) if isinstance(value, int) else float(value)  # type: ignore[arg-type] # a number
+
+
+def weight_of(reply: Message, weighted_by: str | None) -> float:
+    """Return what a reply weighs: the metric of that name, 1 where it has none."""
+    metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
+    weight = metrics.get(weighted_by or "", 1.0)
+    return float(weight) if isinstance(weight, int | float) else 1.0

@@ -14,13 +14,14 @@ from logging import WARNING
 from typing import Any, final
 
 import numpy as np
-from flwr.app import Message, MetricRecord
+from flwr.app import Message
 from flwr.common.logger import log
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi, Strategy
 
 from flserve_app.artifact import Artifact
 from flserve_app.artifact.roles import Roles
 from flserve_app.client.records import read_array
+from flserve_app.strategy.reply_metrics import weight_of
 
 NDArray = np.ndarray[Any, np.dtype[Any]]
 _OPTIMIZERS = (FedAvgM, FedAdam, FedAdagrad, FedYogi)
@@ -66,7 +67,7 @@ class Statistics:
 
 def _means(names: Sequence[str], version: Artifact, replies: Sequence[Message], weighted_by: str) -> dict[str, NDArray]:
     """Return the weighted means of those statistics that all replies have in the version's form."""
-    weights = [_weight(reply, weighted_by) for reply in replies]
+    weights = [weight_of(reply, weighted_by) for reply in replies]
     found: dict[str, NDArray] = {}
     for name in names:
         arrays = [
@@ -86,9 +87,3 @@ def _means(names: Sequence[str], version: Artifact, replies: Sequence[Message], 
             )
             found[name] = np.asarray(mean).astype(version[name].dtype)
     return found
-
-
-def _weight(reply: Message, weighted_by: str) -> float:
-    metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-    weight = metrics.get(weighted_by, 1.0)
-    return float(weight) if isinstance(weight, int | float) else 1.0

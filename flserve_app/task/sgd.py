@@ -11,40 +11,28 @@ from typing import final
 import torch
 from torch import nn
 
+from flserve_app.task.optimizer import Optimizer
+
 
 @final
-class Sgd:
+class Sgd(Optimizer):
     """Gradient steps on the parameters of a module, with momentum and a proximal term.
 
     Args:
-        module: Whose parameters are stepped; those that are frozen now stay so.
+        module: As of `Optimizer`.
         lr: Learning rate.
         momentum: Share of the last step's direction that is kept.
-        proximal: mu of FedProx (Li et al., arXiv:1812.06127): adds mu/2 * ||w - w_start||^2 to the loss,
-            where w_start are the parameters now.
+        proximal: As of `Optimizer`.
     """
 
     def __init__(self, module: nn.Module, *, lr: float, momentum: float = 0.0, proximal: float = 0.0) -> None:
-        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._lr = lr
+        super().__init__(module, lr=lr, proximal=proximal)
         self._momentum = momentum
-        self._proximal = proximal
-        self._starts = [parameter.detach().clone() for parameter in self._parameters] if proximal else []
         self._velocities: dict[int, torch.Tensor] = {}
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move the parameters against their gradients, and clear these."""
-        for index, parameter in enumerate(self._parameters):
-            if parameter.grad is None:
-                continue
-            direction = parameter.grad
-            if self._proximal:
-                direction = direction.add(parameter - self._starts[index], alpha=self._proximal)
-            if self._momentum:
-                direction = self._with_momentum(index, direction)
-            parameter.add_(direction, alpha=-self._lr)
-            parameter.grad = None
+    def _move(self, index: int, parameter: nn.Parameter, gradient: torch.Tensor) -> None:
+        direction = self._with_momentum(index, gradient) if self._momentum else gradient
+        parameter.add_(direction, alpha=-self._lr)
 
     def _with_momentum(self, index: int, gradient: torch.Tensor) -> torch.Tensor:
         """Return velocity * momentum + gradient, which is the velocity from now on."""
